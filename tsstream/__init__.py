@@ -1,0 +1,57 @@
+"""A streaming web framework for Trio: a response is an async context manager."""
+
+# What may import what (tests/test_layers.py holds us to it):
+#   _sansio    decides, without waiting: the standard library and attrs
+#   _streams   fills channels: Trio, and nothing of HTTP
+#   _http      the way of a request: Trio and _sansio, and nothing of producers
+#   _server    hosts an app: Hypercorn
+# _streams and _http meet in the user's handler, in trio.abc.ReceiveChannel.
+
+from __future__ import annotations
+
+from ._asgi import ASGIApp
+from ._errors import FeedError, HTTPError, ResponseConsumed
+from ._http.app import App
+from ._http.ending import Ending
+from ._http.policy import StreamPolicy
+from ._http.request import Request
+from ._http.response import (
+    Response,
+    json_response,
+    ndjson_response,
+    sse_response,
+    text_response,
+)
+from ._sansio.encoders import BYTES, NDJSON, SSE, TEXT, Encoder
+from ._sansio.headers import Headers, content_disposition
+from ._sansio.sse import ServerSentEvent
+from ._server.serve import serve
+from ._streams.feeds import websocket_feed
+from ._streams.merge import merge
+
+__all__ = [
+    "BYTES",
+    "NDJSON",
+    "SSE",
+    "TEXT",
+    "ASGIApp",
+    "App",
+    "Encoder",
+    "Ending",
+    "FeedError",
+    "HTTPError",
+    "Headers",
+    "Request",
+    "Response",
+    "ResponseConsumed",
+    "ServerSentEvent",
+    "StreamPolicy",
+    "content_disposition",
+    "json_response",
+    "merge",
+    "ndjson_response",
+    "serve",
+    "sse_response",
+    "text_response",
+    "websocket_feed",
+]

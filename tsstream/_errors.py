@@ -1,0 +1,69 @@
+"""The exceptions of tsstream; each says whose fault it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+
+class HTTPError(Exception):
+    """Answer the request with this status: the client's fault or the handler's wish.
+
+    It works from a handler, from a producer, while a body is entered and from a body read,
+    as long as the response has not started; after that the response is cut.
+
+    Args:
+      status_code: 400 to 599.
+      detail: the text of the response; the status's own phrase if not given.
+      headers: further headers of the response.
+
+    Raises:
+      ValueError: the status is not an error's.
+    """
+
+    def __init__(
+        self,
+        status_code: int,
+        detail: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        if not 400 <= status_code <= 599:
+            raise ValueError(
+                f"HTTPError is for the statuses 400 to 599, not {status_code}; "
+                "return a Response for any other"
+            )
+        self.status_code = status_code
+        self.detail = _phrase(status_code) if detail is None else detail
+        self.headers: Mapping[str, str] = {} if headers is None else headers
+        super().__init__(status_code, self.detail)
+
+    def __str__(self) -> str:
+        return f"{self.status_code} {self.detail}"
+
+
+class ResponseConsumed(RuntimeError):
+    """A response was entered or sent a second time; build a new one for each request."""
+
+
+class FeedError(Exception):
+    """A feed failed: it could not connect, or its peer closed it with other than 1000 or 1001.
+
+    Attributes:
+      code: the WebSocket close code (RFC 6455, section 7.4), 1006 if the connection broke,
+        ``None`` if it was never open.
+    """
+
+    def __init__(self, message: str, *, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TruncatedBodyError(Exception):
+    """A response body ended without the end that says it is complete (``tsstream.testing``)."""
+
+
+def _phrase(status_code: int) -> str:
+    try:
+        return HTTPStatus(status_code).phrase
+    except ValueError:
+        return "Error"

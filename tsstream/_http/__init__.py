@@ -1,0 +1,1 @@
+"""The way of a request, from ASGI scope to final message."""

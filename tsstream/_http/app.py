@@ -1,0 +1,238 @@
+"""The application: which scope is it, and which route?"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Generic, TypeAlias, TypeVar, cast, overload
+
+import trio
+
+from .._asgi import ASGIApp, Receive, Scope, Send
+from .._errors import HTTPError
+from .._sansio.routing import Found, Mounted, NotAllowed, Router
+from .._util import unwrapping
+from .cycle import Cycle, Handler, Settings, Transform
+from .ending import Ending
+from .errors import ErrorPages
+from .lifespan import AppNursery, serve_lifespan
+from .policy import StreamPolicy
+from .request import Request, StateT
+from .response import Response
+
+HandlerT = TypeVar("HandlerT", bound=Handler)
+Lifespan: TypeAlias = "Callable[[App[StateT]], AbstractAsyncContextManager[StateT]]"
+
+
+class App(Generic[StateT]):
+    """An ASGI application made of routes.
+
+    Args:
+      lifespan: ``lifespan(app)`` gives an async context manager that is entered before the first
+        request; what it yields is ``request.state``.
+      transforms: each is called as ``transform(request, response)`` on what a handler gave, and
+        gives the response that is sent; in this order, before the body is entered.
+      policy: the limits of all streams.
+      errors: the status for exceptions that are not an :class:`HTTPError`, e.g.
+        ``{ConnectionRefusedError: 502}``.
+      on_end: called as ``on_end(request, ending)`` once for each request, at its very end.
+      background_grace: seconds that tasks in :attr:`nursery` are given at shutdown.
+      debug: show tracebacks to clients.
+    """
+
+    @overload
+    def __init__(
+        self: App[None],
+        *,
+        lifespan: None = None,
+        transforms: Sequence[Transform] = ...,
+        policy: StreamPolicy | None = ...,
+        errors: Mapping[type[Exception], int] | None = ...,
+        on_end: Callable[[Request[Any], Ending], object] | None = ...,
+        background_grace: float = ...,
+        debug: bool = ...,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        *,
+        lifespan: Callable[[App[StateT]], AbstractAsyncContextManager[StateT]],
+        transforms: Sequence[Transform] = ...,
+        policy: StreamPolicy | None = ...,
+        errors: Mapping[type[Exception], int] | None = ...,
+        on_end: Callable[[Request[Any], Ending], object] | None = ...,
+        background_grace: float = ...,
+        debug: bool = ...,
+    ) -> None: ...
+
+    def __init__(
+        self,
+        *,
+        lifespan: Callable[[App[StateT]], AbstractAsyncContextManager[StateT]] | None = None,
+        transforms: Sequence[Transform] = (),
+        policy: StreamPolicy | None = None,
+        errors: Mapping[type[Exception], int] | None = None,
+        on_end: Callable[[Request[Any], Ending], object] | None = None,
+        background_grace: float = 5.0,
+        debug: bool = False,
+    ) -> None:
+        self._lifespan = lifespan
+        self._background_grace = background_grace
+        self._settings = Settings(
+            transforms=tuple(transforms),
+            policy=StreamPolicy() if policy is None else policy,
+            pages=ErrorPages(dict(errors or {}), debug=debug),
+            on_end=on_end,
+        )
+        self._router: Router[Handler, ASGIApp] = Router()
+        self._mounted: list[App[Any]] = []
+        self._nursery: AppNursery | None = None
+        self._state: StateT | None = None
+
+    def route(
+        self, path: str, *, methods: Iterable[str] = ("GET",)
+    ) -> Callable[[HandlerT], HandlerT]:
+        """Register a handler for *path* and *methods*.
+
+        ``{name}`` matches one segment and ``{name:path}`` the rest of the path; both arrive in
+        ``request.path_params``. A route for GET answers HEAD too, without entering the body.
+
+        Raises:
+          ValueError: the pattern is malformed, or taken.
+        """
+
+        def register(handler: HandlerT) -> HandlerT:
+            self._router.add(path, methods, handler)
+            return handler
+
+        return register
+
+    def get(self, path: str) -> Callable[[HandlerT], HandlerT]:
+        """Register a handler for GET, and so for HEAD."""
+        return self.route(path, methods=["GET"])
+
+    def post(self, path: str) -> Callable[[HandlerT], HandlerT]:
+        """Register a handler for POST."""
+        return self.route(path, methods=["POST"])
+
+    def put(self, path: str) -> Callable[[HandlerT], HandlerT]:
+        """Register a handler for PUT."""
+        return self.route(path, methods=["PUT"])
+
+    def patch(self, path: str) -> Callable[[HandlerT], HandlerT]:
+        """Register a handler for PATCH."""
+        return self.route(path, methods=["PATCH"])
+
+    def delete(self, path: str) -> Callable[[HandlerT], HandlerT]:
+        """Register a handler for DELETE."""
+        return self.route(path, methods=["DELETE"])
+
+    def mount(self, prefix: str, app: ASGIApp) -> None:
+        """Hand everything below *prefix* to another ASGI application.
+
+        It gets the whole path, and the prefix in ``root_path``, as ASGI has it. If it is an
+        :class:`App`, its lifespan is part of this one's.
+
+        Raises:
+          ValueError: the prefix is malformed, or taken.
+        """
+        self._router.mount(prefix, app)
+        if isinstance(app, App):
+            self._mounted.append(app)
+
+    @property
+    def nursery(self) -> AppNursery:
+        """The nursery for work that must outlive its request."""
+        return self._running()
+
+    @property
+    def state(self) -> StateT:
+        """What the lifespan yielded."""
+        if self._lifespan is not None:
+            self._running()
+        return cast("StateT", self._state)
+
+    def _running(self) -> AppNursery:
+        if self._nursery is None:
+            raise RuntimeError(
+                "this app's lifespan is not running: the server, or the app that it is mounted "
+                "in, does not run it; put 'async with app.open_lifespan()' round the server"
+            )
+        return self._nursery
+
+    @asynccontextmanager
+    async def open_lifespan(self) -> AsyncIterator[StateT]:
+        """Run the app's lifespan, for where no server does (under Starlette's ``Mount``, say).
+
+        Raises:
+          RuntimeError: it is running already.
+        """
+        if self._nursery is not None:
+            raise RuntimeError("this app's lifespan is running already")
+        with unwrapping():
+            async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+                self._nursery = AppNursery(nursery)
+                stack.callback(setattr, self, "_nursery", None)
+                for app in self._mounted:
+                    await stack.enter_async_context(app.open_lifespan())
+                if self._lifespan is not None:
+                    self._state = await stack.enter_async_context(self._lifespan(self))
+                yield cast("StateT", self._state)
+                nursery.cancel_scope.deadline = trio.current_time() + self._background_grace
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope: ``http`` and ``lifespan``; a ``websocket`` is refused."""
+        if scope["type"] == "lifespan":
+            await serve_lifespan(self, receive, send)
+        elif scope["type"] == "http":
+            await self._serve_http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._refuse_websocket(scope, receive, send)
+        else:
+            raise RuntimeError(f"tsstream does not serve the scope type {scope['type']!r}")
+
+    async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = _route_path(scope)
+        match = self._router.match(scope["method"], path)
+        params: dict[str, str] = {}
+        if isinstance(match, Mounted):
+            await match.endpoint(_mounted_scope(scope, match.prefix), receive, send)
+            return
+        if isinstance(match, Found):
+            handler, params = match.endpoint, match.path_params
+        elif isinstance(match, NotAllowed):
+            handler = _refuse(HTTPError(405, headers={"allow": ", ".join(match.allow)}))
+        else:
+            handler = _refuse(HTTPError(404))
+        request = Request(self, scope, path=path, path_params=params)
+        await Cycle(handler, request, self._settings, receive, send).run()
+
+    async def _refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match = self._router.match("GET", _route_path(scope))
+        if isinstance(match, Mounted):
+            await match.endpoint(_mounted_scope(scope, match.prefix), receive, send)
+            return
+        await receive()  # websocket.connect
+        await send({"type": "websocket.close"})  # before an accept: 403
+
+
+def _refuse(error: HTTPError) -> Handler:
+    async def handler(request: Request[Any]) -> Response:
+        raise error
+
+    return handler
+
+
+def _route_path(scope: Scope) -> str:
+    """Give the path below ``root_path``; servers behind a proxy may have removed that already."""
+    path: str = scope["path"]
+    root_path: str = scope.get("root_path", "")
+    below = path.removeprefix(root_path)
+    if root_path and below != path and below[:1] in ("", "/"):
+        return below or "/"
+    return path
+
+
+def _mounted_scope(scope: Scope, prefix: str) -> Scope:
+    return {**scope, "root_path": scope.get("root_path", "") + prefix}

@@ -1,0 +1,99 @@
+"""The body of a request, as a receive channel."""
+
+from __future__ import annotations
+
+import trio
+
+from .._errors import HTTPError
+
+
+class RequestBody(trio.abc.ReceiveChannel[bytes]):
+    """The chunks of a request's body, as they arrive and no faster than they are read.
+
+    The channel ends only when the body is complete. If the client goes first, whoever waits here
+    is cancelled with the handler; a task that is shielded gets ``BrokenResourceError``, never an
+    end (RQ-19). Only one task may receive at a time.
+    """
+
+    def __init__(self) -> None:
+        self._send_channel, self._receive_channel = trio.open_memory_channel[bytes](0)
+        self._receiving = False
+        self._complete = False
+
+    async def receive(self) -> bytes:
+        """Give the next chunk, never an empty one.
+
+        Raises:
+          trio.EndOfChannel: the body is complete.
+          trio.BrokenResourceError: the client left before the end.
+          trio.BusyResourceError: another task is receiving.
+          trio.ClosedResourceError: the handler has returned, which ends the request.
+        """
+        if self._receiving:
+            raise trio.BusyResourceError(
+                "another task is reading this request body; let one task read it and pass on "
+                "the chunks through a channel"
+            )
+        self._receiving = True
+        try:
+            return await self._receive_channel.receive()
+        except trio.EndOfChannel:
+            if self._complete:
+                raise
+            raise trio.BrokenResourceError(
+                "the client left before the request body was complete"
+            ) from None
+        except trio.ClosedResourceError:
+            raise trio.ClosedResourceError(
+                "the request body is closed because the handler has returned; to read it while "
+                "responding, write the handler with @asynccontextmanager and yield the response"
+            ) from None
+        finally:
+            self._receiving = False
+
+    def close(self) -> None:
+        """Read no more: what still arrives is dropped."""
+        self._receive_channel.close()
+
+    async def aclose(self) -> None:
+        """Read no more; always a checkpoint."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    async def _put(self, chunk: bytes) -> bool:
+        """Wait until a reader takes *chunk*; say whether there can be one."""
+        try:
+            await self._send_channel.send(chunk)
+        except trio.BrokenResourceError:
+            return False
+        return True
+
+    def _end(self, *, complete: bool) -> None:
+        self._complete = complete
+        self._send_channel.close()
+
+
+async def read_whole(body: RequestBody, *, declared: int | None, limit: int) -> bytes:
+    """Read *body* to its end.
+
+    Args:
+      declared: the request's Content-Length in bytes, if it has one.
+      limit: in bytes; more of a body is not kept.
+
+    Raises:
+      HTTPError: 413, the body is larger than *limit* (RQ-9, RQ-11).
+    """
+    if declared is not None and declared > limit:
+        raise _too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in body:
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(limit: int) -> HTTPError:
+    return HTTPError(413, f"The request body is larger than {limit} bytes.")

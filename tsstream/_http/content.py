@@ -1,0 +1,246 @@
+"""What a response may stream, and how each kind becomes a channel (DESIGN section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+)
+from functools import partial
+from typing import IO, Any, Protocol, TypeAlias, cast
+
+import attrs
+import trio
+
+from .._threads import open_iterator_thread, read_chunks
+from .._util import leaves, unwrapping
+
+Content: TypeAlias = (
+    bytes
+    | bytearray
+    | memoryview
+    | str
+    | AbstractAsyncContextManager[object]
+    | AsyncIterable[object]
+    | Iterable[object]
+)
+"""Bytes or text; an async context manager that yields any of the others; a receive channel, an
+async iterator or generator; a sync iterator or a file, read in a worker thread."""
+
+
+class ItemChannel(Protocol):
+    """The half of a receive channel that the writer uses."""
+
+    async def receive(self) -> object:
+        """Give the next item, or raise :class:`trio.EndOfChannel`."""
+        ...
+
+
+@attrs.define(eq=False)
+class Items:
+    """An entered body: its channel, and whether the reader saw the channel's end."""
+
+    channel: ItemChannel
+    ended: bool = False
+
+
+def check_content(content: object) -> None:
+    """Raise TypeError, with the remedy, for what no response can stream (D3, D5)."""
+    if not (
+        is_whole(content)
+        or is_context_manager(content)
+        or _is_channel(content)
+        or hasattr(type(content), "__aiter__")
+        or _is_file(content)
+        or (hasattr(type(content), "__iter__") and not isinstance(content, Mapping))
+    ):
+        raise TypeError(
+            f"a response cannot stream {_article(content)}; give it bytes, text, a receive "
+            "channel, an (async) iterator, a file or an async context manager that yields one "
+            "of these, or use json_response() for data"
+        )
+
+
+def is_whole(content: object) -> bool:
+    """Say whether *content* is all there: bytes or text, with a length."""
+    return isinstance(content, bytes | bytearray | memoryview | str)
+
+
+def is_context_manager(content: object) -> bool:
+    """Say whether *content* is an async context manager and nothing else.
+
+    Channels and files have ``__aenter__`` too, but they are their own iterators. The type is
+    asked, not the object, so that a mock is not taken for everything at once (AC-8).
+    """
+    kind = type(content)
+    return (
+        hasattr(kind, "__aenter__")
+        and hasattr(kind, "__aexit__")
+        and not hasattr(kind, "__aiter__")
+        and not _is_channel(content)
+    )
+
+
+@asynccontextmanager
+async def open_items(content: object) -> AsyncIterator[Items]:
+    """Enter a body and yield its items; entering, iterating and leaving belong in one task.
+
+    Whoever leaves before ``ended`` is set, and without an error, leaves by cancellation: a plain
+    exit would wait for producers that nobody listens to any more (AC-14). What the context
+    manager yielded is closed before it is left, iterated or not (AC-12).
+
+    Raises:
+      TypeError: *content*, or what it yielded, is nothing that can be streamed.
+      Exception: whatever entering or leaving the context manager raises.
+    """
+    scope = trio.CancelScope()
+    try:
+        with scope:
+            async with AsyncExitStack() as stack:
+                if is_context_manager(content):
+                    content = await stack.enter_async_context(
+                        cast("AbstractAsyncContextManager[object]", content)
+                    )
+                    channel = await _enter_channel(content, stack, in_own_task=False)
+                else:
+                    channel = await _enter_channel(content, stack, in_own_task=True)
+                items = Items(channel)
+                stack.push(_early_stop(items, scope))
+                yield items
+    except Exception as error:
+        if not (scope.cancel_called and is_breakage(error)):
+            raise
+
+
+def _early_stop(items: Items, scope: trio.CancelScope) -> Any:
+    def leave(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and not items.ended:
+            scope.cancel(reason="the body was left before its end")
+
+    return leave
+
+
+def is_breakage(error: BaseException) -> bool:
+    """Say whether *error* is only what producers raise when their channel was closed (AC-15)."""
+    return all(
+        isinstance(leaf, trio.BrokenResourceError | trio.ClosedResourceError)
+        for leaf in leaves(error)
+    )
+
+
+def discard(content: object) -> None:
+    """Release what a handler opened for a body that will never be entered (D43)."""
+    close = getattr(content, "close", None)
+    if close is not None and not is_context_manager(content) and not is_whole(content):
+        close()
+
+
+async def _enter_channel(
+    content: object, stack: AsyncExitStack, *, in_own_task: bool
+) -> ItemChannel:
+    """Make *content* a channel that *stack* closes."""
+    if is_whole(content):
+        return _ListChannel([content])
+    if isinstance(content, list | tuple):
+        return _ListChannel(content)
+    if _is_channel(content):
+        stack.push_async_exit(partial(_close, content))
+        return cast("ItemChannel", content)
+    if isinstance(content, AsyncGenerator) and in_own_task:
+        return await stack.enter_async_context(_open_generator_task(content))
+    if hasattr(type(content), "__aiter__"):
+        return await _enter_async_iterable(cast("AsyncIterable[object]", content), stack)
+    check_content(content)
+    iterable = read_chunks(cast("IO[bytes]", content)) if _is_file(content) else content
+    return await stack.enter_async_context(open_iterator_thread(cast("Iterable[object]", iterable)))
+
+
+async def _enter_async_iterable(
+    content: AsyncIterable[object], stack: AsyncExitStack
+) -> ItemChannel:
+    if hasattr(type(content), "__aenter__"):
+        entered = await stack.enter_async_context(
+            cast("AbstractAsyncContextManager[AsyncIterable[object]]", content)
+        )
+        return _IteratorChannel(aiter(entered))
+    stack.push_async_exit(partial(_close, content))
+    iterator = aiter(content)
+    if iterator is not content:
+        stack.push_async_exit(partial(_close, iterator))
+    return _IteratorChannel(iterator)
+
+
+@asynccontextmanager
+async def _open_generator_task(
+    generator: AsyncGenerator[object, None],
+) -> AsyncIterator[ItemChannel]:
+    """Run a bare async generator in a task of its own, so that it may hold nurseries (PEP 789)."""
+    # as_safe_channel's group is its own detail: one error of the generator leaves as itself.
+    with unwrapping():
+        async with trio.as_safe_channel(lambda: generator)() as channel:
+            yield channel
+
+
+class _ListChannel:
+    """The items of a list: all of them are ready at once."""
+
+    def __init__(self, items: Iterable[object]) -> None:
+        self._items = iter(items)
+
+    async def receive(self) -> object:
+        await trio.lowlevel.checkpoint()
+        return self._next(trio.EndOfChannel)
+
+    def receive_nowait(self) -> object:
+        return self._next(trio.EndOfChannel)
+
+    def _next(self, end: type[Exception]) -> object:
+        for item in self._items:
+            return item
+        raise end
+
+
+class _IteratorChannel:
+    """An async iterator, driven by the task that receives.
+
+    A cancelled ``receive()`` ends the iterator, as it ends any generator: nothing of ours sets a
+    timeout round it.
+    """
+
+    def __init__(self, iterator: AsyncIterator[object]) -> None:
+        self._iterator = iterator
+
+    async def receive(self) -> object:
+        try:
+            return await anext(self._iterator)
+        except StopAsyncIteration:
+            raise trio.EndOfChannel from None
+
+
+async def _close(resource: object, error: type[BaseException] | None, *_: object) -> None:
+    """Close what a context manager yielded: ``aclose()``, else ``close()``."""
+    if isinstance(resource, trio.MemoryReceiveChannel):
+        # Not while an error is in flight: its producers would fail with BrokenResourceError
+        # before their nursery, which is about to cancel them, has heard of the error.
+        if error is None:
+            resource.close()
+    elif hasattr(resource, "aclose"):
+        await resource.aclose()
+    elif hasattr(resource, "close"):
+        resource.close()
+
+
+def _is_channel(content: object) -> bool:
+    return isinstance(content, trio.abc.ReceiveChannel)
+
+
+def _is_file(content: object) -> bool:
+    kind = type(content)
+    return hasattr(kind, "read") and hasattr(kind, "__iter__") and hasattr(kind, "__enter__")
+
+
+def _article(content: object) -> str:
+    name = type(content).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

@@ -1,0 +1,368 @@
+"""One request from its handler to its final message, and what happens when that fails."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias, cast
+
+import attrs
+import trio
+
+from .._asgi import Receive, Send
+from .._sansio.exchange import Exchange, ResponseEvent, ResponseState
+from .._util import leaves, unwrapped, unwrapping
+from .content import Content, discard, is_breakage, is_context_manager, is_whole
+from .ending import Ending, Reason, logger
+from .errors import ErrorPages, timeout_error
+from .policy import StreamPolicy
+from .request import Request
+from .response import Response, body_entered, consume, to_response
+from .sender import Sender
+from .timer import Timer
+from .watcher import Watcher
+from .writer import Writer, has_body, raise_suppressed
+
+Handler: TypeAlias = Callable[
+    [Request[Any]],
+    Awaitable[Response | Content]
+    | AbstractAsyncContextManager[Response]
+    | AsyncGenerator[object, None],
+]
+Transform: TypeAlias = Callable[[Request[Any], Response], Response]
+
+# Exceptions that only steer: a cancellation that arrives while one is handled hides no error.
+STEERING = (
+    trio.Cancelled,
+    trio.WouldBlock,
+    trio.EndOfChannel,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    StopAsyncIteration,
+    StopIteration,
+)
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What an app says about all its exchanges."""
+
+    transforms: Sequence[Transform] = ()
+    policy: StreamPolicy = attrs.field(factory=StreamPolicy)
+    pages: ErrorPages = attrs.field(factory=ErrorPages)
+    on_end: Callable[[Request[Any], Ending], object] | None = None
+
+
+class Cycle:
+    """One exchange: a nursery with the watcher, and the user's code in the task of the caller.
+
+    All of the user's code, from the handler to the last context manager, runs in one task and one
+    cancel scope. When that is left, nothing of the user's is running any more; what remains is to
+    tell the client: the end of the response, an error, or nothing at all.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        request: Request[Any],
+        settings: Settings,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self._handler = handler
+        self._request = request
+        self._settings = settings
+        self._exchange = Exchange()
+        self._sender = Sender(send, self._on_send_error)
+        self._timer = Timer(settings.policy, self._on_limit, self._on_silence)
+        self._watcher = Watcher(
+            receive, self._exchange, request, self._on_disconnect, self._on_server_error
+        )
+        self._writer = Writer(self._exchange, request, self._sender, self._timer, self._watcher)
+        self._scope = trio.CancelScope()
+        self._response: Response | None = None
+        self._replaced: Response | None = None  # by a transform
+        self._streamed = False
+        self._reason: Reason | None = None  # why the exchange ends before its time
+        self._limit: str | None = None
+        self._error: Exception | None = None
+        self._began = trio.current_time()
+
+    async def run(self) -> None:
+        """Answer the request.
+
+        Raises:
+          Exception: why the response was cut. The server, and whatever stands between, must not
+            give it a clean end.
+        """
+        reason: Reason = "cancelled"
+        try:
+            with unwrapping():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._watcher.run)
+                    await self._answer(nursery)
+                    nursery.cancel_scope.cancel(reason="the exchange is over")
+            reason = self._conclude()
+            if self._error is not None and self._must_raise(reason):
+                raise self._error
+        except Exception:
+            reason = self._reason or "error"
+            raise
+        finally:
+            self._report(reason)
+
+    async def _answer(self, nursery: trio.Nursery) -> None:
+        await self._attempt(self._handle, nursery)
+        self._timer.stop()
+        if self._reason is None:
+            await self._attempt(self._finish)
+        if self._error is not None and self._exchange.can_answer_error:
+            await self._attempt(self._answer_error, self._error)
+        elif self._reason == "error":
+            # What was taken from the body before it failed is sent (D10).
+            with trio.move_on_after(self._settings.policy.send or math.inf) as self._scope:
+                await self._sender.wait_sent()
+
+    async def _attempt(self, step: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run a step in a scope that a disconnect or a limit cancels, and keep its error."""
+        try:
+            with trio.CancelScope() as self._scope:
+                try:
+                    await step(*args)
+                except BaseException as error:
+                    self._log_hidden(error)
+                    raise
+        except Exception as error:
+            self._fail(unwrapped(error))
+        except BaseException as error:
+            self._fail(_without_cancellation(error))
+
+    # The user's code, in the order in which a request meets it.
+
+    async def _handle(self, nursery: trio.Nursery) -> None:
+        if self._settings.policy.handler is not None:
+            self._timer.start(nursery)
+            self._timer.enter("handler")
+        result = self._handler(self._request)
+        if is_context_manager(result):
+            await self._handle_duplex(result, nursery)  # type: ignore[arg-type]
+        else:
+            response = self._accept(await _returned(result))
+            self._watcher.close_body()
+            # A whole body needs no code of the user's any more, so it is sent after this.
+            if has_body(self._request, response) and not is_whole(response.content):
+                await self._stream(response, nursery)
+
+    async def _handle_duplex(
+        self, manager: AbstractAsyncContextManager[object], nursery: trio.Nursery
+    ) -> None:
+        """Respond while the handler's context manager is open, and the request's body with it."""
+        failure: BaseException | None = None
+        early = trio.CancelScope()
+        try:
+            with early:
+                async with manager as given:
+                    try:
+                        response = self._accept(given)
+                        if has_body(self._request, response):
+                            await self._stream(response, nursery)
+                        else:
+                            early.cancel(reason="this request gets no body")
+                    except BaseException as error:
+                        failure = error
+                        raise
+        except Exception as error:
+            if not (early.cancel_called and is_breakage(error)):
+                raise
+        if failure is not None:
+            await raise_suppressed(failure)
+        self._watcher.close_body()
+
+    def _accept(self, given: object) -> Response:
+        self._response = response = to_response(given)
+        for transform in self._settings.transforms:
+            response = transform(self._request, response)
+            if not isinstance(response, Response):
+                raise TypeError(
+                    f"the transform {transform!r} returned {response!r}; it must return a Response"
+                )
+        if response is not self._response and response.content is not self._response.content:
+            self._replaced, self._response = self._response, response
+        return response
+
+    async def _stream(self, response: Response, nursery: trio.Nursery) -> None:
+        self._streamed = True
+        if response.policy is not None:
+            self._timer.adopt(response.policy)
+        self._timer.start(nursery)
+        self._sender.start(nursery)
+        await self._writer.write_stream(response)
+
+    # Telling the client.
+
+    async def _finish(self) -> None:
+        if self._streamed:
+            await self._writer.finish_stream()
+        else:
+            assert self._response is not None
+            consume(self._response)
+            await self._writer.write_whole(self._response)
+
+    async def _answer_error(self, error: Exception) -> None:
+        self._watcher.close_body()
+        await self._writer.write_whole(self._settings.pages.response(error))
+
+    # What can come from the server at any time.
+
+    def _on_disconnect(self) -> None:
+        self._interrupt("disconnect", "client disconnected")
+
+    def _on_limit(self, limit: str, seconds: float) -> None:
+        text = f"{limit} limit of {seconds:g} s"
+        if self._interrupt("timeout", f"{text} reached"):
+            self._limit = limit
+            self._error = timeout_error(text, self._exchange)
+
+    def _on_send_error(self, error: Exception) -> None:
+        if isinstance(error, OSError):  # ASGI 2.4: send() after the client has gone
+            self._on_disconnect()
+        else:
+            self._on_server_error(error)
+
+    def _on_server_error(self, error: Exception) -> None:
+        if self._interrupt("error", f"the server failed: {error!r}"):
+            self._error = error
+        elif self._reason is None:
+            logger.error("%s: the server failed at the end", self, exc_info=error)
+
+    def _on_silence(self) -> None:
+        self._writer.send_heartbeat()
+
+    def _interrupt(self, reason: Reason, text: str) -> bool:
+        """End the exchange early, unless it is over already; the first reason holds."""
+        if not self._exchange.disconnect_matters:
+            return False
+        self._scope.cancel(reason=text)
+        if self._reason is not None:
+            return False
+        self._reason = reason
+        return True
+
+    # How it ended.
+
+    def _fail(self, error: Exception) -> None:
+        if self._reason is None:
+            self._reason = "error"
+            self._error = error
+        elif self._reason != "error" and not is_breakage(error):
+            logger.error("%s failed while it was being cancelled (D14)", self, exc_info=error)
+
+    def _log_hidden(self, error: BaseException) -> None:
+        """Tell of an error that a cancellation replaced while it was on its way up."""
+        for hidden in _hidden_errors(error):
+            logger.warning("%s: a cancellation replaced this error", self, exc_info=hidden)
+
+    def _conclude(self) -> Reason:
+        """Say how the exchange ended, and log it as section D says."""
+        answered = self._exchange.response is ResponseState.DONE
+        if not answered:
+            self._exchange.on_response(ResponseEvent.CUT)
+        reason = self._reason or "complete"
+        sent = self._sender.bytes_sent
+        if reason == "timeout":
+            logger.warning("%s: %s after %d bytes", self, self._error, sent)
+        elif reason == "disconnect":
+            logger.debug("%s: client disconnected after %d bytes", self, sent)
+        elif reason == "error" and not answered:
+            logger.error("%s: stream failed after %d bytes", self, sent, exc_info=self._error)
+            self._warn_if_undetectable()
+        elif reason == "error" and self._error_status() >= 500:
+            logger.error("%s: answered %d", self, self._error_status(), exc_info=self._error)
+        return "complete" if reason == "error" and answered else reason
+
+    def _warn_if_undetectable(self) -> None:
+        declared = self._response is not None and "content-length" in self._response.headers
+        if self._request.http_version == "1.0" and not declared:
+            logger.warning("%s: undetectable truncation, as the client speaks HTTP/1.0", self)
+
+    def _error_status(self) -> int:
+        assert self._error is not None
+        return self._settings.pages.http_error(self._error).status_code
+
+    def _must_raise(self, reason: Reason) -> bool:
+        """A cut must be raised; an error that was answered only for those who ask (tests)."""
+        if self._exchange.response is not ResponseState.DONE:
+            return reason in ("error", "timeout")
+        extensions = self._request.scope.get("extensions") or {}
+        return "tsstream.raise_errors" in extensions and self._error_status() >= 500
+
+    def _report(self, reason: Reason) -> None:
+        """Release what was never entered, and call the app's hook; the very last step."""
+        for response in (self._replaced, self._response):
+            if response is not None and not body_entered(response):
+                discard(response.content)
+        if self._settings.on_end is None:
+            return
+        ending = Ending(
+            reason=reason,
+            status_code=self._writer.status_code,
+            bytes_sent=self._sender.bytes_sent,
+            duration=trio.current_time() - self._began,
+            error=self._error,
+            limit=self._limit,
+        )
+        try:
+            self._settings.on_end(self._request, ending)
+        except Exception:
+            logger.exception("%s: the on_end hook failed", self)
+
+    def __str__(self) -> str:
+        return f"{self._request.method} {self._request.path}"
+
+
+async def _returned(result: object) -> object:
+    if inspect.isawaitable(result):
+        return await result
+    if isinstance(result, AsyncGenerator):
+        return result
+    raise TypeError(
+        f"the handler gave a {type(result).__name__} without being awaited; write it with "
+        "'async def', and run blocking code with 'await trio.to_thread.run_sync(...)'"
+    )
+
+
+def _without_cancellation(error: BaseException) -> Exception:
+    """Give the error in what left the user's code, which holds a Cancelled or worse.
+
+    Raises:
+      BaseException: it is not for us: KeyboardInterrupt, or we are cancelled from outside.
+    """
+    found = list(leaves(error))
+    if not all(isinstance(leaf, Exception | trio.Cancelled) for leaf in found):
+        raise error
+    rest = error.split(trio.Cancelled)[1] if isinstance(error, BaseExceptionGroup) else None
+    if trio.current_effective_deadline() == -math.inf:
+        raise error if rest is None else unwrapped(rest)
+    if isinstance(rest, Exception):
+        return cast("Exception", unwrapped(rest))
+    stray = RuntimeError(
+        "cancelled outside any scope of this request: a Cancelled was kept and raised again"
+    )
+    stray.__cause__ = error
+    return stray
+
+
+def _hidden_errors(error: BaseException) -> Iterator[Exception]:
+    """Give the errors that were in flight when a Cancelled took their place."""
+    for leaf in leaves(error):
+        inner = leaf.__context__ if isinstance(leaf, trio.Cancelled) else None
+        while inner is not None:
+            if isinstance(inner, Exception) and not _steering(inner):
+                yield inner
+            inner = inner.__context__
+
+
+def _steering(error: Exception) -> bool:
+    return all(isinstance(leaf, STEERING) for leaf in leaves(error))

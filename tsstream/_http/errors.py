@@ -1,0 +1,57 @@
+"""From an exception to the response that tells the client of it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+
+import attrs
+
+from .._errors import HTTPError
+from .._sansio.exchange import Exchange
+from .._util import leaves
+from .response import Response
+
+
+@attrs.frozen
+class ErrorPages:
+    """Which status an exception gets, and what its page shows.
+
+    Args:
+      statuses: for exceptions that are not an :class:`HTTPError`; subclasses count.
+      debug: show the traceback. Never where strangers can see it.
+    """
+
+    statuses: Mapping[type[Exception], int] = attrs.field(factory=dict)
+    debug: bool = False
+
+    def http_error(self, error: BaseException) -> HTTPError:
+        """Give the first leaf that has a status: an HTTPError, else a registered type, else 500.
+
+        In a group an HTTPError is looked for first, because somebody chose it (D6, AC-24).
+        """
+        found = list(leaves(error))
+        for leaf in found:
+            if isinstance(leaf, HTTPError):
+                return leaf
+        for leaf in found:
+            for kind, status_code in self.statuses.items():
+                if isinstance(leaf, kind):
+                    return HTTPError(status_code)
+        return HTTPError(500)
+
+    def response(self, error: BaseException) -> Response:
+        """Give the response for *error*, with nothing in it of the response that failed (AC-25)."""
+        answer = self.http_error(error)
+        if self.debug and answer.status_code >= 500:
+            text = "".join(traceback.format_exception(error))
+        else:
+            text = answer.detail
+        return Response(text, answer.status_code, answer.headers, "text/plain")
+
+
+def timeout_error(text: str, exchange: Exchange) -> Exception:
+    """Give the exception for a limit that was reached: 504 if it can be answered (D24)."""
+    if exchange.can_answer_error:
+        return HTTPError(504, f"Gateway Timeout: {text} reached")
+    return TimeoutError(f"{text} reached")

@@ -1,0 +1,144 @@
+"""What a handler is told about its request."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Generic
+
+import trio
+
+from .._asgi import Scope
+from .._errors import HTTPError
+from .._sansio.headers import Headers
+from .._sansio.query import QueryParams
+from .body import RequestBody, read_whole
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    from .app import App
+
+    StateT = TypeVar("StateT", default=Any)
+else:
+    from typing import TypeVar
+
+    StateT = TypeVar("StateT")
+
+MAX_BODY = 16 * 1024 * 1024  # bytes: what read() keeps in memory; Quart's and Django's order
+
+
+class Request(Generic[StateT]):
+    """One HTTP request.
+
+    ``Request[State]`` tells a type checker what the app's lifespan yields.
+
+    Attributes:
+      app: the :class:`App` that serves it.
+      scope: the ASGI connection scope, as the server gave it.
+      method: in upper case.
+      path: percent-decoded, without the prefix that this app is mounted under.
+      root_path: that prefix, ``""`` if there is none.
+      path_params: what the ``{names}`` of the route matched.
+      disconnected: an event, set when the client has gone. The handler and its producers are
+        cancelled then; nobody needs to ask (RQ-30).
+    """
+
+    def __init__(
+        self,
+        app: App[StateT],
+        scope: Scope,
+        *,
+        path: str,
+        path_params: dict[str, str] | None = None,
+    ) -> None:
+        self.app = app
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path = path
+        self.root_path: str = scope.get("root_path", "")
+        self.path_params = {} if path_params is None else path_params
+        self.disconnected = trio.Event()
+        self._body = RequestBody()
+        self._body_opened = False
+        self._headers: Headers | None = None
+        self._read: bytes | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """The request's header fields."""
+        if self._headers is None:
+            self._headers = Headers.from_wire(self.scope["headers"])
+        return self._headers
+
+    @property
+    def query_params(self) -> QueryParams:
+        """The query string's parameters, percent-decoded."""
+        return QueryParams(self.scope.get("query_string", b""))
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """The peer's address and port, if the server knows them."""
+        client = self.scope.get("client")
+        return None if client is None else (client[0], client[1])
+
+    @property
+    def scheme(self) -> str:
+        """``http`` or ``https``."""
+        return str(self.scope.get("scheme", "http"))
+
+    @property
+    def http_version(self) -> str:
+        """``1.0``, ``1.1``, ``2`` or ``3``."""
+        return str(self.scope["http_version"])
+
+    @property
+    def state(self) -> StateT:
+        """What the app's lifespan yielded."""
+        return self.app.state
+
+    @property
+    def body(self) -> RequestBody:
+        """The body, chunk by chunk, at the pace at which it is read."""
+        self._body_opened = True
+        return self._body
+
+    async def read(self, *, limit: int = MAX_BODY) -> bytes:
+        """Give the whole body; a second call gives the same bytes.
+
+        Args:
+          limit: of what is kept in memory, in bytes.
+
+        Raises:
+          HTTPError: 413, the body is larger than *limit*.
+        """
+        if self._read is None:
+            self._read = await read_whole(self.body, declared=self._content_length(), limit=limit)
+        else:
+            await trio.lowlevel.checkpoint()
+        return self._read
+
+    async def text(self) -> str:
+        """Give the whole body as text.
+
+        Raises:
+          HTTPError: 413, as :meth:`read`; 400, the body is not UTF-8.
+        """
+        try:
+            return (await self.read()).decode()
+        except UnicodeDecodeError as error:
+            raise HTTPError(400, f"The request body is not valid UTF-8: {error}.") from None
+
+    async def json(self) -> Any:
+        """Give the whole body, parsed as JSON.
+
+        Raises:
+          HTTPError: 413, as :meth:`read`; 400, the body is not valid JSON.
+        """
+        try:
+            return json.loads(await self.read())
+        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+            raise HTTPError(400, f"The request body is not valid JSON: {error}.") from None
+
+    def _content_length(self) -> int | None:
+        value = self.headers.get("content-length", "")
+        return int(value) if value.isdecimal() else None

@@ -1,0 +1,87 @@
+"""The task that talks to the server, apart from the one that holds the body."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from .._asgi import Message, Send
+
+
+class Sender:
+    """Send ASGI messages, one at a time and in order.
+
+    A server's ``send()`` may be stuck and deaf to cancellation while its client does not read
+    (Hypercorn 0.18 shields it: HOST fault 5). Once started, ``send()`` is called in
+    that task alone, so that cancelling whoever waits here frees the producers at once (D18).
+    A hand-over from task to task is also a schedule point for every send, which some servers
+    leave out once their client has gone (HOST fault 8).
+
+    Args:
+      send: the server's.
+      on_error: told, once, what the server's ``send()`` raised; nothing is sent after that.
+    """
+
+    def __init__(self, send: Send, on_error: Callable[[Exception], None]) -> None:
+        self._send = send
+        self._on_error = on_error
+        self._queue: deque[Message] = deque()
+        self._arrived = trio.lowlevel.ParkingLot()
+        self._emptied = trio.lowlevel.ParkingLot()
+        self._running = False
+        self.broken = False
+        self.bytes_sent = 0  # of the body, taken by the server
+
+    @property
+    def busy(self) -> bool:
+        """A message is on its way."""
+        return bool(self._queue)
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Send from a task of its own from now on."""
+        self._running = True
+        nursery.start_soon(self._run)
+
+    async def send(self, *messages: Message) -> None:
+        """Hand messages over and wait until the server has taken them.
+
+        They are on their way even if the wait is cancelled.
+        """
+        self._queue.extend(messages)
+        if not self._running:
+            await self._drain()
+            return
+        self._arrived.unpark()
+        await self.wait_sent()
+
+    async def wait_sent(self) -> None:
+        """Wait until the server has taken all that was handed over."""
+        while self._queue:
+            await self._emptied.park()
+
+    def send_soon(self, message: Message) -> None:
+        """Hand one message over without waiting; for signs of life."""
+        self._queue.append(message)
+        self._arrived.unpark()
+
+    async def _run(self) -> None:
+        while True:
+            while not self._queue:
+                await self._arrived.park()
+            await self._drain()
+            self._emptied.unpark_all()
+
+    async def _drain(self) -> None:
+        while self._queue:
+            message = self._queue[0]
+            if not self.broken:
+                try:
+                    await self._send(message)
+                except Exception as error:
+                    self.broken = True
+                    self._on_error(error)
+                else:
+                    self.bytes_sent += len(message.get("body", b""))
+            self._queue.popleft()

@@ -1,0 +1,231 @@
+"""From a response to ASGI messages: wait for one item, take what else is ready, make one send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from .._asgi import Message
+from .._sansio.exchange import Exchange, ResponseEvent, ResponseState
+from .._sansio.outbox import Outbox
+from .content import Items, is_whole
+from .request import Request
+from .response import BODILESS, Response, content_type, item_encoder, open_body
+from .sender import Sender
+from .timer import Timer
+from .watcher import Watcher
+
+LINGER = 1.0  # seconds: for a client to finish an upload that nobody wanted, before we end
+# RFC 9113, 8.2.2: an HTTP/2 message with one of these is malformed.
+CONNECTION_HEADERS = ("connection", "keep-alive", "proxy-connection", "upgrade")
+
+
+class Writer:
+    """Write one response, whole or as a stream.
+
+    A stream starts as late as is useful: with the first bytes of its body, so that every failure
+    until then can still be given a proper status (D4 to D9). It ends when its owner says that
+    every context manager has been left (:meth:`finish_stream`), because only then it is known
+    to be complete.
+    """
+
+    def __init__(
+        self, exchange: Exchange, request: Request, sender: Sender, timer: Timer, watcher: Watcher
+    ) -> None:
+        self._exchange = exchange
+        self._request = request
+        self._sender = sender
+        self._timer = timer
+        self._watcher = watcher
+        self._response: Response | None = None
+        self._heartbeat: bytes | None = None
+        self.status_code: int | None = None
+
+    async def write_whole(self, response: Response) -> None:
+        """Send a response whose content is all there, or not wanted, to its final message."""
+        if not has_body(self._request, response):
+            await self._sender.send(self._start(response, length=_length(response)))
+            await self.finish()
+            return
+        outbox = Outbox(item_encoder(response), declared=_declared(response))
+        outbox.put(response.content)
+        outbox.check_complete()
+        await self._sender.send(self._start(response, length=outbox.size))
+        data = outbox.take()
+        while outbox.size:
+            await self._send_data(data)
+            data = outbox.take()
+        await self.finish(data)
+
+    async def write_stream(self, response: Response) -> None:
+        """Enter the body, send its items as they come, leave the body.
+
+        Raises:
+          Exception: whatever the body raised, on entering, while iterated or on leaving; also if
+            its context manager suppressed it, since the body is incomplete all the same (D11).
+        """
+        self._response = response
+        outbox = Outbox(item_encoder(response), declared=_declared(response))
+        failure: BaseException | None = None
+        self._timer.start_lifetime()
+        self._timer.enter("first_item")
+        async with open_body(response) as items:
+            try:
+                if response.live:
+                    await self._sender.send(self._start(response), _body(b""))
+                await self._pump(response, items, outbox)
+            except BaseException as error:
+                failure = error
+                raise
+            self._timer.enter("exit")
+        if failure is not None:
+            await raise_suppressed(failure)
+        outbox.check_complete()
+
+    async def finish_stream(self) -> None:
+        """End a stream whose context managers have all been left without an error."""
+        self._timer.stop()
+        if self._exchange.response is ResponseState.IDLE and self._response is not None:
+            await self._sender.send(self._start(self._response))  # nothing was in it (D7)
+        await self.finish()
+
+    async def finish(self, data: bytes = b"") -> None:
+        """Send what is left, and the final message, when nothing stands in its way.
+
+        A server that still has body for us may not be able to finish, and will close the
+        connection if it is (HOST fault 6): so the rest of it is dropped first, within bounds.
+        """
+        if not self._exchange.request_settled:
+            if data:
+                await self._send_data(data)
+                data = b""
+            await self._watcher.wait_settled(LINGER)
+        self._exchange.on_response(ResponseEvent.FINISH)
+        await self._sender.send(_body(data, more_body=False))
+        self._exchange.on_response(ResponseEvent.DONE)
+
+    def send_heartbeat(self) -> None:
+        """Show a sign of life, unless something is on its way already."""
+        if self._heartbeat is not None and not self._sender.busy:
+            self._sender.send_soon(_body(self._heartbeat))
+
+    async def _pump(self, response: Response, items: Items, outbox: Outbox) -> None:
+        receive = items.channel.receive
+        receive_nowait = getattr(items.channel, "receive_nowait", None)
+        while not items.ended:
+            try:
+                item = await receive()
+            except trio.EndOfChannel:
+                items.ended = True
+                return
+            try:
+                outbox.put(item)
+                if receive_nowait is not None:
+                    items.ended = _gather(receive_nowait, outbox)
+            finally:
+                # Also if an item could not be encoded: what came before it is sent (D10).
+                await self._flush(response, outbox)
+
+    async def _flush(self, response: Response, outbox: Outbox) -> None:
+        if not outbox.size:
+            # An iterator that gives nothing but empty chunks must not hold the event loop.
+            await trio.lowlevel.checkpoint()
+            return
+        self._timer.enter("send")
+        while outbox.size:
+            if self._exchange.response is ResponseState.IDLE:
+                await self._sender.send(self._start(response), _body(outbox.take()))
+            else:
+                await self._send_data(outbox.take())
+        self._timer.enter("idle")
+
+    def _start(self, response: Response, *, length: int | None = None) -> Message:
+        self._exchange.on_response(ResponseEvent.START)
+        self._watcher.close_unopened_body()
+        self._heartbeat = response.encoder.heartbeat
+        self._timer.expect_sign_of_life()
+        self.status_code = response.status_code
+        return {
+            "type": "http.response.start",
+            "status": response.status_code,
+            "headers": wire_headers(self._request, response, length),
+        }
+
+    async def _send_data(self, data: bytes) -> None:
+        self._exchange.on_response(ResponseEvent.DATA)
+        await self._sender.send(_body(data))
+        self._timer.expect_sign_of_life()
+
+
+def _gather(receive_nowait: Callable[[], object], outbox: Outbox) -> bool:
+    """Take what is ready without waiting, up to one batch; say whether the channel ended."""
+    try:
+        while not outbox.full:
+            outbox.put(receive_nowait())
+    except trio.WouldBlock:
+        return False
+    except trio.EndOfChannel:
+        return True
+    return False
+
+
+async def raise_suppressed(failure: BaseException) -> None:
+    if isinstance(failure, trio.Cancelled):
+        await trio.lowlevel.checkpoint()  # if it is not over, it is raised again here
+        raise RuntimeError(
+            "the body's context manager cancelled the stream before its channel had ended, so "
+            "the body is incomplete; close the channel's send end to end it well"
+        ) from failure
+    failure.add_note("The body's context manager suppressed this error; the body is incomplete.")
+    raise failure
+
+
+def has_body(request: Request, response: Response) -> bool:
+    """Say whether the client is sent a body: not after HEAD, nor with 204, 205, 304 (D35)."""
+    return request.method != "HEAD" and response.status_code not in BODILESS
+
+
+def wire_headers(
+    request: Request, response: Response, length: int | None
+) -> list[tuple[bytes, bytes]]:
+    """Give the header fields as ASGI wants them, with those that the response implies.
+
+    Args:
+      length: of the body in bytes, if it is known.
+    """
+    headers = response.headers
+    for name, value in response.encoder.headers:
+        headers = headers.setdefault(name, value)
+    if response.status_code not in BODILESS:
+        headers = headers.setdefault("content-type", content_type(response))
+        if length is not None:
+            headers = headers.setdefault("content-length", str(length))
+    if request.http_version not in ("1.0", "1.1"):
+        headers = headers.remove(*CONNECTION_HEADERS)
+    return list(headers.raw)
+
+
+def _length(response: Response) -> int | None:
+    """Give the length of a body that is not sent, as far as it is known without entering it."""
+    if not is_whole(response.content):
+        return None
+    return len(item_encoder(response).encode(response.content))
+
+
+def _declared(response: Response) -> int | None:
+    """Give the Content-Length that the handler declared.
+
+    Raises:
+      ValueError: it is no number of bytes.
+    """
+    value = response.headers.get("content-length")
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdecimal()):
+        raise ValueError(f"the Content-Length {value!r} is not a number of bytes")
+    return int(value)
+
+
+def _body(data: bytes, *, more_body: bool = True) -> dict[str, object]:
+    return {"type": "http.response.body", "body": data, "more_body": more_body}

@@ -1,0 +1,1 @@
+"""What happens next, decided without waiting: no I/O, no Trio."""

@@ -1,0 +1,1 @@
+"""Channels and the tasks that fill them: Trio, and nothing of HTTP."""
