@@ -16,7 +16,7 @@ from operator import attrgetter
 import trio
 
 from tsstream._asgi import ASGIApp
-from tsstream._server.serve import serve
+from tsstream._server.serve import LifespanFailureError, serve
 from tsstream._util import unwrapping
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -56,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Mistake as error:
         print(f"tsstream: {error}", file=sys.stderr)
         return MISTAKE
+    except LifespanFailureError as error:
+        print(f"tsstream: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -69,7 +69,7 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
         return True
 
     def _end(self, *, complete: bool) -> None:
-        self._complete = complete
+        self._complete = self._complete or complete
         self._send_channel.close()
 
 

@@ -14,8 +14,8 @@ from typing import IO, Any, Protocol, TypeAlias, cast
 import attrs
 import trio
 
-from .._threads import open_iterator_thread, read_chunks
-from .._util import leaves, unwrapping
+from .._adapters import open_generator_task, open_iterator_thread, read_chunks
+from .._util import leaves
 
 Content: TypeAlias = (
     bytes
@@ -149,7 +149,7 @@ async def _enter_channel(
         stack.push_async_exit(partial(_close, content))
         return cast("ItemChannel", content)
     if isinstance(content, AsyncGenerator) and in_own_task:
-        return await stack.enter_async_context(_open_generator_task(content))
+        return await stack.enter_async_context(open_generator_task(content))
     if hasattr(type(content), "__aiter__"):
         return await _enter_async_iterable(cast("AsyncIterable[object]", content), stack)
     check_content(content)
@@ -170,17 +170,6 @@ async def _enter_async_iterable(
     if iterator is not content:
         stack.push_async_exit(partial(_close, iterator))
     return _IteratorChannel(iterator)
-
-
-@asynccontextmanager
-async def _open_generator_task(
-    generator: AsyncGenerator[object, None],
-) -> AsyncIterator[ItemChannel]:
-    """Run a bare async generator in a task of its own, so that it may hold nurseries (PEP 789)."""
-    # as_safe_channel's group is its own detail: one error of the generator leaves as itself.
-    with unwrapping():
-        async with trio.as_safe_channel(lambda: generator)() as channel:
-            yield channel
 
 
 class _ListChannel:

@@ -300,6 +300,7 @@ class Cycle:
 
     def _report(self, reason: Reason) -> None:
         """Release what was never entered, and call the app's hook; the very last step."""
+        self._request._body.close()
         for response in (self._replaced, self._response):
             if response is not None and not body_entered(response):
                 discard(response.content)

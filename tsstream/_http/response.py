@@ -32,7 +32,8 @@ class _Use:
 
 
 def _to_headers(headers: HeadersLike) -> Headers:
-    return headers if isinstance(headers, Headers) else Headers(headers)
+    # Also a Headers again: it may come from the wire, where nothing was checked (HOST fault 14).
+    return Headers(headers)
 
 
 @attrs.frozen(eq=False)

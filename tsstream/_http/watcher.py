@@ -49,6 +49,8 @@ class Watcher:
                 await self._handle(await self._receive())
         except Exception as error:
             self._on_error(error)
+        finally:
+            self._request._body._end(complete=False)
 
     def close_body(self) -> None:
         """Nobody can read the body any more."""
@@ -72,7 +74,6 @@ class Watcher:
             await self._take_chunk(message.get("body", b""), message.get("more_body", False))
         elif kind == "http.disconnect":
             self._exchange.on_request(RequestEvent.DISCONNECT)
-            self._request._body._end(complete=False)
             self._request.disconnected.set()
             self._settled.set()
             self._on_disconnect()

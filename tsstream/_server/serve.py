@@ -8,14 +8,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, cast
 
+import attrs
 import trio
 from hypercorn.config import Config, Sockets
 from hypercorn.trio.run import worker_serve
-from hypercorn.utils import wrap_app
+from hypercorn.utils import LifespanFailureError, wrap_app
 
-from tsstream._asgi import ASGIApp
+from tsstream._asgi import ASGIApp, Receive, Send
 from tsstream._server.listen import listen
 from tsstream._util import unwrapping
+
+__all__ = ["LifespanFailureError", "serve"]
 
 
 async def serve(
@@ -51,6 +54,7 @@ async def serve(
     Raises:
       OSError: an address cannot be listened on; the message names it.
       ValueError: an address is written wrongly.
+      LifespanFailureError: the lifespan of *app* failed; the exception is Hypercorn's.
       KeyboardInterrupt: after a graceful end, if Ctrl-C came while this was the main task.
     """
     config = _config(config, bind, graceful_timeout)
@@ -64,15 +68,14 @@ async def serve(
             await shutdown_trigger()
         shutdown_triggered = True
 
+    startup = _Startup(task_status)
     with ExitStack() as stack, unwrapping():
         await worker_serve(
-            # Told that it is ASGI, since Hypercorn's guess takes all but coroutine functions
-            # and objects with an async __call__ for WSGI: a functools.partial, for example.
-            wrap_app(cast(Any, app), config.wsgi_max_body_size, "asgi"),
+            wrap_app(cast(Any, startup.watch(app)), config.wsgi_max_body_size, "asgi"),
             config,
             sockets=await _open_sockets(config, stack),
             shutdown_trigger=wait_shutdown,
-            task_status=task_status,
+            task_status=startup,
         )
     if not shutdown_triggered and config.max_requests is None:
         # Nothing else ends the worker: it has swallowed a KeyboardInterrupt.
@@ -107,3 +110,28 @@ async def _open_sockets(config: Config, stack: ExitStack) -> Sockets:
         sock for address in config.insecure_bind for sock in await listen(address, config, stack)
     ]
     return Sockets(main, insecure, [])
+
+
+@attrs.define(eq=False)
+class _Startup:
+    """A task status that says "started" only if the lifespan has not failed to start.
+
+    Hypercorn 0.18 says it in both cases, and raises LifespanFailureError a moment later.
+    """
+
+    task_status: trio.TaskStatus[list[str]]
+    failed: bool = False
+
+    def started(self, addresses: list[str] | None = None) -> None:
+        if not self.failed and addresses is not None:
+            self.task_status.started(addresses)
+
+    def watch(self, app: ASGIApp) -> ASGIApp:
+        async def watched(scope: Any, receive: Receive, send: Send) -> None:
+            async def watched_send(message: Any) -> None:
+                self.failed = self.failed or message["type"] == "lifespan.startup.failed"
+                await send(message)
+
+            await app(scope, receive, watched_send if scope["type"] == "lifespan" else send)
+
+        return watched

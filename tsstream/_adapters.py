@@ -1,0 +1,118 @@
+"""Channels from what is none: async generators in a task, blocking iterators in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import IO, TypeAlias, TypeVar
+
+import trio
+
+from ._util import unwrapping
+
+T = TypeVar("T")
+ChannelManager: TypeAlias = AbstractAsyncContextManager[trio.MemoryReceiveChannel[T]]
+
+CHUNK_SIZE = 64 * 1024  # bytes: what one read of a file asks for
+THREADS = 100  # streams that block at once; Trio's own 40 stay free for everybody else (BK-9)
+
+_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("tsstream threads")
+
+
+def open_generator_task(generator: AsyncGenerator[T, None]) -> ChannelManager[T]:
+    """Run an async generator in a task of its own, and yield the channel of its items.
+
+    So it may hold nurseries and cancel scopes round its ``yield`` (PEP 789, AC-40), and is closed
+    in the task that ran it. It is at most one item ahead.
+
+    Not :func:`trio.as_safe_channel`: that leaves a channel open when it is cancelled on entering
+    (Trio 0.35), and its channel has no ``receive_nowait()``, by which the writer gathers.
+    """
+    return _open_feeder(partial(_run_generator, generator))
+
+
+async def _run_generator(
+    generator: AsyncGenerator[T, None], send_channel: trio.MemorySendChannel[T]
+) -> None:
+    try:
+        async for item in generator:
+            await send_channel.send(item)
+    finally:
+        await _close_generator(generator)
+
+
+async def _close_generator(generator: AsyncGenerator[object, None]) -> None:
+    try:
+        await generator.aclose()
+    except BaseExceptionGroup as group:
+        # A nursery round the yield has put our own GeneratorExit into a group.
+        rest = group.split(GeneratorExit)[1]
+        if rest is not None:
+            raise rest from None
+
+
+def open_iterator_thread(iterable: Iterable[T]) -> ChannelManager[T]:
+    """Iterate in a worker thread, and yield the channel of the items.
+
+    The thread is at most one item ahead. It also closes the iterator, where that has a
+    ``close()``, so nothing of the iterator ever runs in two threads (BK-25). Leaving early does
+    not wait for a thread that blocks: it ends at its next item.
+    """
+    return _open_feeder(partial(_run_iterator, iterable))
+
+
+async def _run_iterator(iterable: Iterable[T], send_channel: trio.MemorySendChannel[T]) -> None:
+    await trio.to_thread.run_sync(
+        _iterate, iterable, send_channel, abandon_on_cancel=True, limiter=_stream_limiter()
+    )
+
+
+def _iterate(iterable: Iterable[T], send_channel: trio.MemorySendChannel[T]) -> None:
+    iterator = iter(iterable)
+    try:
+        for item in iterator:
+            trio.from_thread.run(send_channel.send, item)
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+
+
+def read_chunks(file: IO[bytes] | IO[str]) -> Iterator[bytes | str]:
+    """Read a file to its end and close it; all of it in the thread that iterates."""
+    with file:
+        while chunk := file.read(CHUNK_SIZE):
+            yield chunk
+
+
+@asynccontextmanager
+async def _open_feeder(
+    feed: Callable[[trio.MemorySendChannel[T]], Awaitable[None]],
+) -> AsyncIterator[trio.MemoryReceiveChannel[T]]:
+    """Run one task that fills a channel, and yield the channel."""
+    send_channel, receive_channel = trio.open_memory_channel[T](0)
+    with unwrapping():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_run_feed, feed, send_channel)
+            with receive_channel:
+                yield receive_channel
+                if receive_channel.statistics().open_send_channels:
+                    nursery.cancel_scope.cancel(reason="the reader stopped before the end")
+
+
+async def _run_feed(
+    feed: Callable[[trio.MemorySendChannel[T]], Awaitable[None]],
+    send_channel: trio.MemorySendChannel[T],
+) -> None:
+    with send_channel:
+        await feed(send_channel)
+
+
+def _stream_limiter() -> trio.CapacityLimiter:
+    try:
+        return _limiter.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(THREADS)
+        _limiter.set(limiter)
+        return limiter

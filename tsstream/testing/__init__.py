@@ -1,0 +1,13 @@
+"""Test a streaming application in process: no socket, no thread, and virtual time if you like."""
+
+from .._errors import TruncatedBodyError
+from ._response import ClientResponse, StreamedResponse
+from .client import Client, open_client
+
+__all__ = [
+    "Client",
+    "ClientResponse",
+    "StreamedResponse",
+    "TruncatedBodyError",
+    "open_client",
+]
