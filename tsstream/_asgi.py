@@ -16,6 +16,6 @@ Send: TypeAlias = Callable[[Any], Awaitable[None]]
 class ASGIApp(Protocol):
     """Anything a server can call: an :class:`App`, or a foreign application or middleware."""
 
-    def __call__(self, scope: Any, receive: Receive, send: Send) -> Awaitable[None]:
+    def __call__(self, scope: Any, receive: Receive, send: Send, /) -> Awaitable[None]:
         """Serve one connection scope (ASGI 3.0)."""
         ...

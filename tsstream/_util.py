@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import overload
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -15,6 +16,10 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
+@overload
+def unwrapped(error: Exception) -> Exception: ...
+@overload
+def unwrapped(error: BaseException) -> BaseException: ...
 def unwrapped(error: BaseException) -> BaseException:
     """Give the only leaf of a group, or *error* itself if there are several."""
     found = list(leaves(error))

@@ -38,6 +38,9 @@ class ItemChannel(Protocol):
         ...
 
 
+SMALL = 32 * 1024  # bytes, or characters: such a body needs no task of its own to be sent
+
+
 @attrs.define(eq=False)
 class Items:
     """An entered body: its channel, and whether the reader saw the channel's end."""
@@ -66,6 +69,11 @@ def check_content(content: object) -> None:
 def is_whole(content: object) -> bool:
     """Say whether *content* is all there: bytes or text, with a length."""
     return isinstance(content, bytes | bytearray | memoryview | str)
+
+
+def is_small(content: object) -> bool:
+    """Say whether *content* is all there, and so little that one send takes it."""
+    return isinstance(content, bytes | bytearray | str) and len(content) <= SMALL
 
 
 def is_context_manager(content: object) -> bool:

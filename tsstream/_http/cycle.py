@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import attrs
 import trio
@@ -14,7 +14,7 @@ import trio
 from .._asgi import Receive, Send
 from .._sansio.exchange import Exchange, ResponseEvent, ResponseState
 from .._util import leaves, unwrapped, unwrapping
-from .content import Content, discard, is_breakage, is_context_manager, is_whole
+from .content import Content, discard, is_breakage, is_context_manager, is_small
 from .ending import Ending, Reason, logger
 from .errors import ErrorPages, timeout_error
 from .policy import StreamPolicy
@@ -32,6 +32,8 @@ Handler: TypeAlias = Callable[
     | AsyncGenerator[object, None],
 ]
 Transform: TypeAlias = Callable[[Request[Any], Response], Response]
+
+LAST_WORDS = 0.5  # seconds: for a failed body's last batch; a client that stalls gets no more
 
 # Exceptions that only steer: a cancellation that arrives while one is handled hides no error.
 STEERING = (
@@ -107,9 +109,6 @@ class Cycle:
             reason = self._conclude()
             if self._error is not None and self._must_raise(reason):
                 raise self._error
-        except Exception:
-            reason = self._reason or "error"
-            raise
         finally:
             self._report(reason)
 
@@ -117,27 +116,42 @@ class Cycle:
         await self._attempt(self._handle, nursery)
         self._timer.stop()
         if self._reason is None:
-            await self._attempt(self._finish)
+            await self._attempt(self._finish, limited=not self._streamed)
         if self._error is not None and self._exchange.can_answer_error:
-            await self._attempt(self._answer_error, self._error)
+            await self._attempt(self._answer_error, self._error, limited=True)
         elif self._reason == "error":
             # What was taken from the body before it failed is sent (D10).
-            with trio.move_on_after(self._settings.policy.send or math.inf) as self._scope:
+            with trio.move_on_after(LAST_WORDS) as self._scope:
                 await self._sender.wait_sent()
 
-    async def _attempt(self, step: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run a step in a scope that a disconnect or a limit cancels, and keep its error."""
+    async def _attempt(
+        self, step: Callable[..., Awaitable[None]], *args: object, limited: bool = False
+    ) -> None:
+        """Run a step in a scope that a disconnect or a limit cancels, and keep its error.
+
+        Args:
+          limited: by ``policy.send``, for what is a single send.
+        """
+        limit = self._settings.policy.send if limited else None
         try:
-            with trio.CancelScope() as self._scope:
+            with trio.move_on_after(math.inf if limit is None else limit) as self._scope:
                 try:
                     await step(*args)
                 except BaseException as error:
                     self._log_hidden(error)
                     raise
+            if limit is not None and self._scope.cancelled_caught:
+                self._on_limit("send", limit)
         except Exception as error:
             self._fail(unwrapped(error))
         except BaseException as error:
-            self._fail(_without_cancellation(error))
+            found = _error_within(error)
+            if found is not None:
+                self._fail(found)
+            if trio.current_effective_deadline() == -math.inf:
+                raise _cancellation_within(error) from None
+            if found is None:
+                self._fail(_stray_cancellation(error))
 
     # The user's code, in the order in which a request meets it.
 
@@ -151,8 +165,8 @@ class Cycle:
         else:
             response = self._accept(await _returned(result))
             self._watcher.close_body()
-            # A whole body needs no code of the user's any more, so it is sent after this.
-            if has_body(self._request, response) and not is_whole(response.content):
+            # A small body needs no code of the user's any more, so it is sent after this.
+            if has_body(self._request, response) and not is_small(response.content):
                 await self._stream(response, nursery)
 
     async def _handle_duplex(
@@ -300,6 +314,8 @@ class Cycle:
 
     def _report(self, reason: Reason) -> None:
         """Release what was never entered, and call the app's hook; the very last step."""
+        if reason == "cancelled" and self._error is not None:
+            logger.error("%s failed, and was cancelled", self, exc_info=self._error)
         self._request._body.close()
         for response in (self._replaced, self._response):
             if response is not None and not body_entered(response):
@@ -334,20 +350,25 @@ async def _returned(result: object) -> object:
     )
 
 
-def _without_cancellation(error: BaseException) -> Exception:
-    """Give the error in what left the user's code, which holds a Cancelled or worse.
+def _error_within(error: BaseException) -> Exception | None:
+    """Give what is an error in a mixture of errors and cancellations.
 
     Raises:
-      BaseException: it is not for us: KeyboardInterrupt, or we are cancelled from outside.
+      BaseException: there is something in it that is not for us, such as KeyboardInterrupt.
     """
-    found = list(leaves(error))
-    if not all(isinstance(leaf, Exception | trio.Cancelled) for leaf in found):
+    if not all(isinstance(leaf, Exception | trio.Cancelled) for leaf in leaves(error)):
         raise error
     rest = error.split(trio.Cancelled)[1] if isinstance(error, BaseExceptionGroup) else None
-    if trio.current_effective_deadline() == -math.inf:
-        raise error if rest is None else unwrapped(rest)
-    if isinstance(rest, Exception):
-        return cast("Exception", unwrapped(rest))
+    return unwrapped(rest) if isinstance(rest, Exception) else None
+
+
+def _cancellation_within(error: BaseException) -> BaseException:
+    part = error.split(trio.Cancelled)[0] if isinstance(error, BaseExceptionGroup) else error
+    return error if part is None else part
+
+
+def _stray_cancellation(error: BaseException) -> Exception:
+    """Name what must not be taken for a disconnect (D39)."""
     stray = RuntimeError(
         "cancelled outside any scope of this request: a Cancelled was kept and raised again"
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 
-def _positive(_: object, field: attrs.Attribute[float | None], value: float | None) -> None:
+def _positive(_: object, field: attrs.Attribute[Any], value: float | None) -> None:
     if value is not None and not value > 0:
         raise ValueError(f"{field.name} is a number of seconds above 0, or None: got {value!r}")
 

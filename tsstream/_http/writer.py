@@ -44,19 +44,14 @@ class Writer:
 
     async def write_whole(self, response: Response) -> None:
         """Send a response whose content is all there, or not wanted, to its final message."""
-        if not has_body(self._request, response):
-            await self._sender.send(self._start(response, length=_length(response)))
-            await self.finish()
-            return
         outbox = Outbox(item_encoder(response), declared=_declared(response))
-        outbox.put(response.content)
-        outbox.check_complete()
-        await self._sender.send(self._start(response, length=outbox.size))
-        data = outbox.take()
-        while outbox.size:
-            await self._send_data(data)
-            data = outbox.take()
-        await self.finish(data)
+        if has_body(self._request, response):
+            outbox.put(response.content)
+            outbox.check_complete()
+        await self._sender.send(self._start(response))
+        while outbox.full:
+            await self._send_data(outbox.take())
+        await self.finish(outbox.take())
 
     async def write_stream(self, response: Response) -> None:
         """Enter the body, send its items as they come, leave the body.
@@ -140,7 +135,7 @@ class Writer:
                 await self._send_data(outbox.take())
         self._timer.enter("idle")
 
-    def _start(self, response: Response, *, length: int | None = None) -> Message:
+    def _start(self, response: Response) -> Message:
         self._exchange.on_response(ResponseEvent.START)
         self._watcher.close_unopened_body()
         self._heartbeat = response.encoder.heartbeat
@@ -149,7 +144,7 @@ class Writer:
         return {
             "type": "http.response.start",
             "status": response.status_code,
-            "headers": wire_headers(self._request, response, length),
+            "headers": wire_headers(self._request, response),
         }
 
     async def _send_data(self, data: bytes) -> None:
@@ -186,30 +181,21 @@ def has_body(request: Request, response: Response) -> bool:
     return request.method != "HEAD" and response.status_code not in BODILESS
 
 
-def wire_headers(
-    request: Request, response: Response, length: int | None
-) -> list[tuple[bytes, bytes]]:
-    """Give the header fields as ASGI wants them, with those that the response implies.
-
-    Args:
-      length: of the body in bytes, if it is known.
-    """
+def wire_headers(request: Request, response: Response) -> list[tuple[bytes, bytes]]:
+    """Give the header fields as ASGI wants them, with those that the response implies."""
     headers = response.headers
     for name, value in response.encoder.headers:
         headers = headers.setdefault(name, value)
     if response.status_code not in BODILESS:
         headers = headers.setdefault("content-type", content_type(response))
-        if length is not None:
-            headers = headers.setdefault("content-length", str(length))
+        if is_whole(response.content):
+            headers = headers.setdefault("content-length", str(_length(response)))
     if request.http_version not in ("1.0", "1.1"):
         headers = headers.remove(*CONNECTION_HEADERS)
     return list(headers.raw)
 
 
-def _length(response: Response) -> int | None:
-    """Give the length of a body that is not sent, as far as it is known without entering it."""
-    if not is_whole(response.content):
-        return None
+def _length(response: Response) -> int:
     return len(item_encoder(response).encode(response.content))
 
 

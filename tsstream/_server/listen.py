@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import trio
@@ -17,27 +18,31 @@ from hypercorn.config import Config
 STALL_LIMIT = 60.0
 
 
-async def listen(address: str, config: Config, stack: ExitStack) -> list[socket.socket]:
-    """Listen on *address*: with one socket, or one for each address of its host name.
+async def listen(addresses: Sequence[str], config: Config, stack: ExitStack) -> list[socket.socket]:
+    """Listen on *addresses*: with one socket for each, or one for each IP of a host name.
 
     *stack* closes the sockets, those of a call that fails included.
 
     Raises:
-      OSError: this cannot be done; the message names *address*.
-      ValueError: *address* is written wrongly; the message says how to write it.
+      OSError: this cannot be done; the message names the address.
+      ValueError: an address is written wrongly; the message says how to write it.
     """
-    try:
-        if address.startswith("unix:"):
-            sockets = [_open_unix(address.removeprefix("unix:"), config, stack)]
-        elif address.startswith("fd://"):
-            fileno = _number(address.removeprefix("fd://"), address)
-            sockets = [stack.enter_context(socket.socket(fileno=fileno))]
-        else:
-            sockets = await _open_tcp(*_host_and_port(address), stack)
-        for sock in sockets:
-            sock.listen(config.backlog)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+    await trio.lowlevel.checkpoint()
+    sockets: list[socket.socket] = []
+    for address in addresses:
+        try:
+            if address.startswith("unix:"):
+                opened = [_open_unix(address.removeprefix("unix:"), config, stack)]
+            elif address.startswith("fd://"):
+                fileno = _number(address.removeprefix("fd://"), address)
+                opened = [stack.enter_context(socket.socket(fileno=fileno))]
+            else:
+                opened = await _open_tcp(*_host_and_port(address), stack)
+            for sock in opened:
+                sock.listen(config.backlog)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+        sockets += opened
     return sockets
 
 

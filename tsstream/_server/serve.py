@@ -68,7 +68,7 @@ async def serve(
             await shutdown_trigger()
         shutdown_triggered = True
 
-    startup = _Startup(task_status)
+    startup = _Startup(lambda addresses: task_status.started(addresses))
     with ExitStack() as stack, unwrapping():
         await worker_serve(
             wrap_app(cast(Any, startup.watch(app)), config.wsgi_max_body_size, "asgi"),
@@ -103,13 +103,10 @@ def _config(
 
 async def _open_sockets(config: Config, stack: ExitStack) -> Sockets:
     """Listen on every address of *config*; *stack* closes the sockets."""
-    main = [sock for address in config.bind for sock in await listen(address, config, stack)]
+    main = await listen(config.bind, config, stack)
     if not config.ssl_enabled:
         return Sockets([], main, [])
-    insecure = [
-        sock for address in config.insecure_bind for sock in await listen(address, config, stack)
-    ]
-    return Sockets(main, insecure, [])
+    return Sockets(main, await listen(config.insecure_bind, config, stack), [])
 
 
 @attrs.define(eq=False)
@@ -119,12 +116,12 @@ class _Startup:
     Hypercorn 0.18 says it in both cases, and raises LifespanFailureError a moment later.
     """
 
-    task_status: trio.TaskStatus[list[str]]
+    announce: Callable[[list[str]], None]
     failed: bool = False
 
     def started(self, addresses: list[str] | None = None) -> None:
         if not self.failed and addresses is not None:
-            self.task_status.started(addresses)
+            self.announce(addresses)
 
     def watch(self, app: ASGIApp) -> ASGIApp:
         async def watched(scope: Any, receive: Receive, send: Send) -> None:

@@ -1,6 +1,7 @@
 """Test a streaming application in process: no socket, no thread, and virtual time if you like."""
 
-from .._errors import TruncatedBodyError
+from tsstream._errors import TruncatedBodyError
+
 from ._response import ClientResponse, StreamedResponse
 from .client import Client, open_client
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from contextlib import aclosing
 from typing import Any
 
 import trio
 
-from .._asgi import ASGIApp, Message
-from .._errors import TruncatedBodyError
-from .._sansio.headers import Headers
+from tsstream._asgi import ASGIApp, Message
+from tsstream._errors import TruncatedBodyError
+from tsstream._sansio.headers import Headers
+
 from ._messages import Data, Start, Transcript
-from ._request import Content, request_message, upload_messages, whole_body
+from ._request import Content, request_message, upload, whole_body
 
 
 class Exchange:
@@ -58,7 +58,14 @@ class Exchange:
 
     # The application's side
 
-    async def run_app(self) -> None:
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the application, and the upload if there is one."""
+        name = f"{self._scope['method']} {self._scope['path']}"
+        nursery.start_soon(self._run_app, name=name)
+        if whole_body(self._content) is None:
+            nursery.start_soon(self._run_upload, name=f"{name} (upload)")
+
+    async def _run_app(self) -> None:
         """Call the application; when the client has left, raise what nobody has seen."""
         try:
             await self._app(self._scope, self._receive, self._send)
@@ -69,26 +76,22 @@ class Exchange:
         # Shielded, or a cancelled test would lose the error; its block is being left then.
         with trio.CancelScope(shield=True):
             await self._left.wait()
-        if self.problem is not None and self._raises_problem and not self._problem_seen:
+        if self.problem is not None and self.raises_problem and not self._problem_seen:
             raise self.problem
 
-    async def run_upload(self) -> None:
+    async def _run_upload(self) -> None:
         """Offer the items of a streamed request body, one at a time, as long as they are wanted."""
-        if whole_body(self._content) is not None:
-            return
         with self._uploading:
-            async with aclosing(upload_messages(self._content)) as messages:
-                async for message in messages:
-                    await self._requests_in.send(message)
+            await upload(self._content, self._requests_in)
 
     async def _receive(self) -> Message:
-        if self._over:
-            await trio.lowlevel.checkpoint()
-            return {"type": "http.disconnect"}
-        try:
-            return await self._requests_out.receive()
-        except trio.EndOfChannel:
-            return {"type": "http.disconnect"}
+        if not self._over:
+            try:
+                return await self._requests_out.receive()
+            except trio.EndOfChannel:
+                pass
+        await trio.lowlevel.checkpoint()
+        return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
         part = self._checked(message)
@@ -99,7 +102,10 @@ class Exchange:
             await self._hand_over(part.data)
         if isinstance(part, Data) and part.last:
             self._response_ended()
-        # Like Hypercorn, tell of the disconnect from inside the final send() (HOST fault 7).
+            # Whoever waits in receive() has its http.disconnect before the final send() is
+            # through: Hypercorn does it so (HOST fault 7). That takes receive() two rounds.
+            for _ in range(2):
+                await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
 
     def _checked(self, message: Message) -> Start | Data:
@@ -118,8 +124,8 @@ class Exchange:
     async def _hand_over(self, data: bytes) -> None:
         try:
             await self._chunks_in.send(data)
-        except trio.BrokenResourceError:
-            pass  # the client has left
+        except trio.BrokenResourceError:  # the client has left
+            await trio.lowlevel.checkpoint()
         except trio.Cancelled:
             self._interrupted = True
             raise
@@ -144,11 +150,13 @@ class Exchange:
         self._uploading.cancel()
         self._requests_in.close()  # whoever waits in receive() gets http.disconnect
 
-    @property
-    def _raises_problem(self) -> bool:
-        return self._raise_app_errors or self._violation is not None
-
     # The client's side
+
+    @property
+    def raises_problem(self) -> bool:
+        """What the application did wrong comes out of the client."""
+        shown = self._raise_app_errors or self._violation is not None
+        return shown and self.problem is not None
 
     def leave(self) -> None:
         """Hang up."""
@@ -166,7 +174,7 @@ class Exchange:
         await self._head_or_return.wait()
         if self._start is not None:
             return self._start.status_code, self._start.headers
-        if self.problem is not None and self._raises_problem:
+        if self.problem is not None and self.raises_problem:
             self._problem_seen = True
             raise self.problem
         if self.problem is None and self._raise_app_errors:
@@ -186,9 +194,11 @@ class Exchange:
         try:
             return await self._chunks_out.receive()
         except trio.EndOfChannel:
-            return None
+            pass
         except trio.ClosedResourceError:
             raise _closed() from None
+        await trio.lowlevel.checkpoint()
+        return None
 
     def next_chunk_nowait(self) -> bytes | None:
         """Take the next chunk if the application is waiting to hand it over.
@@ -212,7 +222,7 @@ class Exchange:
         """
         if self._complete:
             return
-        self._problem_seen = True
+        self._problem_seen = self.problem is not None
         if self._transcript.shortfall:
             raise TruncatedBodyError(self._transcript.shortfall) from self.problem
         if self.problem is not None:

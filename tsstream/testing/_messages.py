@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 from typing import Any, Final
 
 import attrs
 
-from .._sansio.headers import Headers
+from tsstream._sansio.headers import Headers
 
 START = "http.response.start"
 BODY = "http.response.body"
@@ -121,7 +121,10 @@ def _parse_start(message: Mapping[str, Any]) -> Start:
     status = message.get("status")
     if not isinstance(status, int) or not 200 <= status <= 999:
         raise AssertionError(f"the status of {START!r} is an int from 200 to 999, not {status!r}")
-    fields = [_parse_field(field) for field in message.get("headers", [])]
+    fields = message.get("headers", [])
+    if not isinstance(fields, Iterable):
+        raise AssertionError(f"the headers of {START!r} are an iterable of pairs, not {fields!r}")
+    fields = [_parse_field(field) for field in fields]
     try:
         return Start(int(status), Headers(fields))
     except ValueError as error:

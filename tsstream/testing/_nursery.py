@@ -19,12 +19,12 @@ async def open_plain_nursery() -> AsyncIterator[trio.Nursery]:
         async with trio.open_nursery() as nursery:
             yield nursery
     except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
+        error, *others = group.exceptions
+        if others:
             raise
-        error = group.exceptions[0]
         context = error.__context__
         try:
             raise error
         finally:
             error.__context__ = context  # "raise" has just put the group there
-            del error, context, group
+            del error, others, context, group

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Iterable,
     Mapping,
     MutableMapping,
 )
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing, nullcontext
 from typing import Any, TypeAlias
 from urllib.parse import quote, unquote
 
-from .._asgi import Message
-from .._sansio.headers import Headers
+import trio
+
+from tsstream._asgi import Message
+from tsstream._sansio.headers import Headers
 
 Content: TypeAlias = bytes | str | Iterable[bytes | str] | AsyncIterable[bytes | str]
 HeadersInit: TypeAlias = (
@@ -72,38 +73,32 @@ def _fields(method: str, headers: Headers, content: Content) -> list[tuple[bytes
 
 def whole_body(content: Content) -> bytes | None:
     """Give *content* as bytes if it is known as a whole, None if it is an upload."""
-    if isinstance(content, str):
-        return content.encode()
-    return bytes(content) if isinstance(content, bytes | bytearray | memoryview) else None
+    whole = isinstance(content, bytes | bytearray | memoryview | str)
+    return _to_bytes(content) if whole else None
 
 
-async def upload_messages(content: Content) -> AsyncGenerator[Message, None]:
-    """Give an ``http.request`` for each item, and the last one when there are no more.
+async def upload(content: Content, send_channel: trio.abc.SendChannel[Message]) -> None:
+    """Send an ``http.request`` for each item, and the last one when there are no more.
 
     Raises:
       TypeError: an item is neither bytes nor str.
     """
-    async with AsyncExitStack() as stack:
-        if isinstance(content, AsyncGenerator):
-            await stack.enter_async_context(aclosing(content))
-        async for item in _items(content):
-            if not isinstance(item, bytes | bytearray | memoryview | str):
-                raise TypeError(
-                    f"content gave {item!r}; give bytes or str, or an iterable of those"
-                )
-            yield request_message(
-                item.encode() if isinstance(item, str) else bytes(item), more=True
-            )
-        yield request_message(b"", more=False)
-
-
-async def _items(content: Content) -> AsyncIterator[object]:
     if isinstance(content, AsyncIterable):
-        async for item in content:
-            yield item
+        async with aclosing(content) if isinstance(content, AsyncGenerator) else nullcontext():
+            async for item in content:
+                await send_channel.send(request_message(_to_bytes(item), more=True))
     else:
-        for item in content:
-            yield item
+        for part in content:
+            await send_channel.send(request_message(_to_bytes(part), more=True))
+    await send_channel.send(request_message(b"", more=False))
+
+
+def _to_bytes(item: object) -> bytes:
+    if isinstance(item, str):
+        return item.encode()
+    if isinstance(item, bytes | bytearray | memoryview):
+        return bytes(item)
+    raise TypeError(f"content gave {item!r}; give bytes or str, or an iterable of those")
 
 
 def request_message(body: bytes, *, more: bool) -> Message:

@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 import trio
 
-from .._sansio.headers import Headers
+from tsstream._sansio.headers import Headers
+
 from ._exchange import Exchange
 
 

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from .._asgi import ASGIApp
+from tsstream._asgi import ASGIApp
+
 from ._exchange import Exchange
 from ._lifespan import Lifespan
 from ._nursery import open_plain_nursery
@@ -84,7 +85,7 @@ class Client:
             data = bytearray()
             while (chunk := await exchange.next_chunk()) is not None:
                 data += chunk
-            if exchange.problem is None:  # else it comes out when this block is left
+            if not exchange.raises_problem:  # else it comes out when this block is left
                 exchange.check_complete()
         return ClientResponse(status_code, fields, bytes(data))
 
@@ -160,8 +161,7 @@ class Client:
             scope["extensions"]["tsstream.raise_errors"] = {}
         exchange = Exchange(self._app, scope, content, raise_app_errors=self._raise_app_errors)
         async with open_plain_nursery() as nursery:
-            nursery.start_soon(exchange.run_app, name=f"{method} {path}")
-            nursery.start_soon(exchange.run_upload, name=f"{method} {path} (upload)")
+            exchange.start(nursery)
             try:
                 yield exchange
             finally:

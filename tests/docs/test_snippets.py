@@ -1,0 +1,216 @@
+"""Every listing of the documentation is run, and says what the text says it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import attrs
+import embed_dispatcher
+import embed_nursery
+import embed_starlette
+import endings
+import events
+import feeds
+import hello
+import kinds_of_body
+import news_and_weather
+import pytest
+import ticks
+import trio
+import two_clocks
+from trio.testing import MockClock
+from trio_websocket import WebSocketRequest, serve_websocket
+
+from tsstream import App, FeedError, Request, Response, merge, websocket_feed
+from tsstream.testing import TruncatedBodyError, open_client
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+@attrs.define(eq=False)
+class Feeds:
+    """The tutorial's two feeds, faster, and a count of the readers that have left."""
+
+    urls: list[str] = attrs.field(factory=list)
+    left: trio.Semaphore = attrs.field(factory=lambda: trio.Semaphore(0))
+
+    async def publish(self, topic: str, request: WebSocketRequest) -> None:
+        await feeds.publish(topic, 0.01, request)
+        self.left.release()
+
+
+@pytest.fixture
+async def two_feeds(nursery: trio.Nursery) -> Feeds:
+    running = Feeds()
+    for topic in ("news", "weather"):
+        handler = partial(running.publish, topic)
+        server = await nursery.start(serve_websocket, handler, "127.0.0.1", 0, None)
+        running.urls.append(f"ws://127.0.0.1:{server.port}")
+    return running
+
+
+async def test_hello() -> None:
+    async with open_client(hello.app) as client:
+        assert (await client.get("/")).text == "Hello, world!\n"
+        assert (await client.get("/hello/Ada")).text == "Hello, Ada!\n"
+
+
+async def test_the_clock_stops_with_its_client(
+    autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with open_client(ticks.app) as client:
+        async with client.stream("GET", "/ticks") as response:
+            assert [await response.body.receive() for _ in range(3)] == [
+                b"tick 1\n",
+                b"tick 2\n",
+                b"tick 3\n",
+            ]
+        assert capsys.readouterr().out.endswith("the clock stops\n")
+
+
+async def test_two_clocks_as_in_the_tutorial(autojump_clock: MockClock) -> None:
+    async with open_client(two_clocks.app) as client, client.stream("GET", "/clocks") as response:
+        text = b""
+        while text.count(b"\n") < 5:
+            text += await response.body.receive()
+    lines = text.decode().splitlines()
+    assert sorted(lines[:2]) == ["TOCK 1", "tick 1"]
+    assert lines[2:] == ["tick 2", "tick 3", "TOCK 2"]
+
+
+async def test_news_and_weather_are_merged_and_left(
+    two_feeds: Feeds, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(news_and_weather, "NEWS", two_feeds.urls[0])
+    monkeypatch.setattr(news_and_weather, "WEATHER", two_feeds.urls[1])
+    async with open_client(news_and_weather.app) as client:
+        async with client.stream("GET", "/feed") as response:
+            assert response.headers["content-type"] == "text/plain; charset=utf-8"
+            text = b""
+            while not (b"news 2\n" in text and b"weather 2\n" in text):
+                text += await response.body.receive()
+        await two_feeds.left.acquire()
+        await two_feeds.left.acquire()
+    said = capsys.readouterr().out.splitlines()
+    assert sorted(said) == ["news: a reader has left", "weather: a reader has left"]
+
+
+async def test_a_refused_feed_cuts_a_live_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(news_and_weather, "NEWS", "ws://127.0.0.1:9")
+    monkeypatch.setattr(news_and_weather, "WEATHER", "ws://127.0.0.1:9")
+    async with open_client(news_and_weather.app, raise_app_errors=False) as client:
+        async with client.stream("GET", "/feed") as response:
+            assert response.status_code == 200
+            with pytest.raises(TruncatedBodyError):
+                await response.body.receive()
+
+
+async def test_a_refused_feed_is_a_status_without_live() -> None:
+    app = App(errors={FeedError: 502})
+
+    @app.get("/feed")
+    async def feed(request: Request) -> Response:
+        return Response(merge(websocket_feed("ws://127.0.0.1:9")))
+
+    async with open_client(app, raise_app_errors=False) as client:
+        assert (await client.get("/feed")).status_code == 502
+
+
+async def test_events_in_a_browser(two_feeds: Feeds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "NEWS", two_feeds.urls[0])
+    monkeypatch.setattr(events, "WEATHER", "ws://127.0.0.1:9")  # refused, and dropped
+    async with open_client(events.app) as client:
+        assert 'new EventSource("/events")' in (await client.get("/")).text
+        async with client.stream("GET", "/events") as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            text = b""
+            while text.count(b"\n\n") < 2:
+                text += await response.body.receive()
+    assert text.startswith(b"data: news 1\ndata: \n\ndata: news 2\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/text", "café\n"),
+        ("/bytes", "café\n"),
+        ("/squares", "0\n1\n4\n9\n"),
+        ("/count", "0\n1\n2\n3\n"),
+        ("/generated", "0\n1\n2\n3\n"),
+        ("/rows", '{"row":0}\n{"row":1}\n{"row":2}\n{"row":3}\n'),
+        ("/readme", (ROOT / "README.md").read_text(encoding="utf-8")),
+    ],
+)
+async def test_kinds_of_body(path: str, body: str) -> None:
+    async with open_client(kinds_of_body.app) as client:
+        response = await client.get(path)
+    assert response.status_code == 200
+    assert response.content.decode() == body
+
+
+async def test_data_duplex_and_upload() -> None:
+    async with open_client(kinds_of_body.app) as client:
+        response = await client.get("/data?b=2")
+        assert response.json() == {"path": "/data", "query": {"b": "2"}}
+        response = await client.post("/upper", content=[b"one ", b"two"])
+        assert response.text == "ONE TWO"
+        response = await client.post("/sum", content=json.dumps([1, 2, 3]).encode())
+        assert response.text == "6\n"
+
+
+async def test_endings(autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]) -> None:
+    async with open_client(endings.app, raise_app_errors=False) as client:
+        assert (await client.get("/feeds/news")).status_code == 200
+        response = await client.get("/feeds/gossip")
+        assert response.status_code == 404
+        assert response.text == "there is no feed of this name"
+        assert (await client.get("/refused")).status_code == 502
+        assert (await client.get("/slow")).status_code == 504
+        with pytest.raises(TruncatedBodyError):
+            await client.get("/cut")
+        async with client.stream("GET", "/goodbye") as stream:
+            await stream.body.receive()
+    assert capsys.readouterr().out == "saved where I stopped\n"
+
+
+async def test_inside_starlette() -> None:
+    async with open_client(embed_starlette.app) as client:
+        assert (await client.get("/")).text == "Starlette\n"
+        assert (await client.get("/streams/where")).text == "/where under /streams\n"
+
+
+async def test_under_the_dispatcher() -> None:
+    async with open_client(embed_dispatcher.app) as client:
+        assert (await client.get("/one/where")).text == "one, /where under /one\n"
+        assert (await client.get("/two/where")).text == "two, /where under /two\n"
+
+
+async def test_in_a_nursery(capsys: pytest.CaptureFixture[str]) -> None:
+    await embed_nursery.main()
+    assert re.fullmatch(r"serving at http://127\.0\.0\.1:\d+\n", capsys.readouterr().out)
+
+
+def test_readme_shows_the_tutorials_program() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    program = (DOCS / "snippets" / "news_and_weather.py").read_text(encoding="utf-8")
+    assert program.endswith(f"\n\n{block}")
+
+
+def included() -> Iterator[str]:
+    for page in DOCS.rglob("*.rst"):
+        for name in re.findall(r"literalinclude:: (\S+)", page.read_text(encoding="utf-8")):
+            yield Path(name).name
+
+
+def test_every_snippet_is_shown_and_run() -> None:
+    present = {path.name for path in (DOCS / "snippets").glob("*.py")}
+    assert present <= set(included())
+    run = {f"{name}.py" for name in sys.modules if f"{name}.py" in present}
+    assert present - run <= {"test_ticks.py", "test_streaming.py"}  # pytest runs these itself
