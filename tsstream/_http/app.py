@@ -8,10 +8,11 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast, overload
 
 import trio
 
-from .._asgi import ASGIApp, Receive, Scope, Send
-from .._errors import HTTPError
-from .._sansio.routing import Found, Mounted, NotAllowed, Router
-from .._util import unwrapping
+from tsstream._asgi import ASGIApp, Receive, Scope, Send
+from tsstream._errors import HTTPError
+from tsstream._sansio.routing import Found, Mounted, NotAllowed, Router
+from tsstream._util import unwrapping
+
 from .cycle import Cycle, Handler, Settings, Transform
 from .ending import Ending
 from .errors import ErrorPages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from .._errors import HTTPError
+from tsstream._errors import HTTPError
 
 
 class RequestBody(trio.abc.ReceiveChannel[bytes]):

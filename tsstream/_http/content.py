@@ -14,8 +14,8 @@ from typing import IO, Any, Protocol, TypeAlias, cast
 import attrs
 import trio
 
-from .._adapters import open_generator_task, open_iterator_thread, read_chunks
-from .._util import leaves
+from tsstream._adapters import open_generator_task, open_iterator_thread, read_chunks
+from tsstream._util import leaves
 
 Content: TypeAlias = (
     bytes

@@ -11,9 +11,10 @@ from typing import Any, TypeAlias
 import attrs
 import trio
 
-from .._asgi import Receive, Send
-from .._sansio.exchange import Exchange, ResponseEvent, ResponseState
-from .._util import leaves, unwrapped, unwrapping
+from tsstream._asgi import Receive, Send
+from tsstream._sansio.exchange import Exchange, ResponseEvent, ResponseState
+from tsstream._util import leaves, unwrapped, unwrapping
+
 from .content import Content, discard, is_breakage, is_context_manager, is_small
 from .ending import Ending, Reason, logger
 from .errors import ErrorPages, timeout_error
@@ -116,23 +117,22 @@ class Cycle:
         await self._attempt(self._handle, nursery)
         self._timer.stop()
         if self._reason is None:
-            await self._attempt(self._finish, limited=not self._streamed)
+            await self._attempt(self._finish, limit=self._timer.policy.send)
         if self._error is not None and self._exchange.can_answer_error:
-            await self._attempt(self._answer_error, self._error, limited=True)
+            await self._attempt(self._answer_error, self._error, limit=self._timer.policy.send)
         elif self._reason == "error":
             # What was taken from the body before it failed is sent (D10).
             with trio.move_on_after(LAST_WORDS) as self._scope:
                 await self._sender.wait_sent()
 
     async def _attempt(
-        self, step: Callable[..., Awaitable[None]], *args: object, limited: bool = False
+        self, step: Callable[..., Awaitable[None]], *args: object, limit: float | None = None
     ) -> None:
         """Run a step in a scope that a disconnect or a limit cancels, and keep its error.
 
         Args:
-          limited: by ``policy.send``, for what is a single send.
+          limit: in seconds, for what is no more than one send.
         """
-        limit = self._settings.policy.send if limited else None
         try:
             with trio.move_on_after(math.inf if limit is None else limit) as self._scope:
                 try:
@@ -140,8 +140,9 @@ class Cycle:
                 except BaseException as error:
                     self._log_hidden(error)
                     raise
-            if limit is not None and self._scope.cancelled_caught:
-                self._on_limit("send", limit)
+            if limit is not None and self._scope.cancelled_caught and self._reason is None:
+                self._reason, self._limit = "timeout", "send"
+                self._error = trio.TooSlowError(f"send limit of {limit:g} s reached")
         except Exception as error:
             self._fail(unwrapped(error))
         except BaseException as error:
@@ -195,15 +196,16 @@ class Cycle:
         self._watcher.close_body()
 
     def _accept(self, given: object) -> Response:
-        self._response = response = to_response(given)
+        self._response = response = original = to_response(given)
         for transform in self._settings.transforms:
             response = transform(self._request, response)
             if not isinstance(response, Response):
                 raise TypeError(
                     f"the transform {transform!r} returned {response!r}; it must return a Response"
                 )
-        if response is not self._response and response.content is not self._response.content:
-            self._replaced, self._response = self._response, response
+        self._response = response
+        if response.content is not original.content:
+            self._replaced = original
         return response
 
     async def _stream(self, response: Response, nursery: trio.Nursery) -> None:
@@ -378,9 +380,11 @@ def _stray_cancellation(error: BaseException) -> Exception:
 
 def _hidden_errors(error: BaseException) -> Iterator[Exception]:
     """Give the errors that were in flight when a Cancelled took their place."""
-    for leaf in leaves(error):
+    seen = list(leaves(error))
+    for leaf in list(seen):
         inner = leaf.__context__ if isinstance(leaf, trio.Cancelled) else None
-        while inner is not None:
+        while inner is not None and inner not in seen:
+            seen.append(inner)
             if isinstance(inner, Exception) and not _steering(inner):
                 yield inner
             inner = inner.__context__

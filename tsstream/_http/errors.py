@@ -6,10 +6,12 @@ import traceback
 from collections.abc import Mapping
 
 import attrs
+import trio
 
-from .._errors import HTTPError
-from .._sansio.exchange import Exchange
-from .._util import leaves
+from tsstream._errors import HTTPError
+from tsstream._sansio.exchange import Exchange
+from tsstream._util import leaves
+
 from .response import Response
 
 
@@ -54,4 +56,4 @@ def timeout_error(text: str, exchange: Exchange) -> Exception:
     """Give the exception for a limit that was reached: 504 if it can be answered (D24)."""
     if exchange.can_answer_error:
         return HTTPError(504, f"Gateway Timeout: {text} reached")
-    return TimeoutError(f"{text} reached")
+    return trio.TooSlowError(f"{text} reached")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from .._asgi import Receive, Send
+from tsstream._asgi import Receive, Send
+
 from .ending import logger
 
 if TYPE_CHECKING:

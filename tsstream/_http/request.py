@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import trio
 
-from .._asgi import Scope
-from .._errors import HTTPError
-from .._sansio.headers import Headers
-from .._sansio.query import QueryParams
+from tsstream._asgi import Scope
+from tsstream._errors import HTTPError
+from tsstream._sansio.headers import Headers
+from tsstream._sansio.query import QueryParams
+
 from .body import RequestBody, read_whole
 
 if TYPE_CHECKING:

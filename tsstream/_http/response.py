@@ -10,9 +10,10 @@ from typing import Any, NoReturn, TypeAlias
 import attrs
 import trio
 
-from .._errors import ResponseConsumed
-from .._sansio.encoders import BYTES, NDJSON, SSE, TEXT, Encoder, bytes_encoder, to_json
-from .._sansio.headers import Headers
+from tsstream._errors import ResponseConsumed
+from tsstream._sansio.encoders import BYTES, NDJSON, SSE, TEXT, Encoder, bytes_encoder, to_json
+from tsstream._sansio.headers import Headers
+
 from .content import Content, Items, check_content, is_whole, open_items
 from .policy import StreamPolicy
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import trio
 
-from .._asgi import Message, Send
+from tsstream._asgi import Message, Send
 
 
 class Sender:

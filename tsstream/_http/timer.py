@@ -30,7 +30,7 @@ class Timer:
         on_expired: Callable[[str, float], None],
         on_silence: Callable[[], None],
     ) -> None:
-        self._policy = policy
+        self.policy = policy
         self._on_expired = on_expired
         self._on_silence = on_silence
         self._running = False
@@ -48,15 +48,15 @@ class Timer:
 
     def adopt(self, policy: StreamPolicy) -> None:
         """Watch the limits of another policy."""
-        self._policy = policy
+        self.policy = policy
 
     def start_lifetime(self) -> None:
         """Let the ``lifetime`` limit begin."""
-        self._lifetime_at = trio.current_time() + (self._policy.lifetime or math.inf)
+        self._lifetime_at = trio.current_time() + (self.policy.lifetime or math.inf)
 
     def enter(self, phase: str) -> None:
         """Wait for something else: ``handler``, ``first_item``, ``idle``, ``send``, ``exit``."""
-        limit: float | None = getattr(self._policy, phase)
+        limit: float | None = getattr(self.policy, phase)
         self._phase = phase
         self._phase_at = math.inf if limit is None else trio.current_time() + limit
         self._move_alarm(self._phase_at)
@@ -67,8 +67,8 @@ class Timer:
 
     def expect_sign_of_life(self) -> None:
         """Something was sent, or may be from now on: count the silence from here."""
-        if self._policy.heartbeat is not None:
-            self._silence_at = trio.current_time() + self._policy.heartbeat
+        if self.policy.heartbeat is not None:
+            self._silence_at = trio.current_time() + self.policy.heartbeat
             self._move_alarm(self._silence_at)
 
     async def _run(self) -> None:
@@ -95,4 +95,4 @@ class Timer:
 
     def _expire(self, limit: str) -> None:
         self.stop()
-        self._on_expired(limit, getattr(self._policy, limit))
+        self._on_expired(limit, getattr(self.policy, limit))

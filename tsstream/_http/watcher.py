@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import trio
 
-from .._asgi import Message, Receive
-from .._sansio.exchange import Exchange, RequestEvent, RequestState
+from tsstream._asgi import Message, Receive
+from tsstream._sansio.exchange import Exchange, RequestEvent, RequestState
+
 from .request import Request
 
 logger = logging.getLogger("tsstream")

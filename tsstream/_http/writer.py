@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import trio
 
-from .._asgi import Message
-from .._sansio.exchange import Exchange, ResponseEvent, ResponseState
-from .._sansio.outbox import Outbox
+from tsstream._asgi import Message
+from tsstream._sansio.exchange import Exchange, ResponseEvent, ResponseState
+from tsstream._sansio.outbox import Outbox
+
 from .content import Items, is_whole
 from .request import Request
 from .response import BODILESS, Response, content_type, item_encoder, open_body
@@ -16,6 +17,7 @@ from .sender import Sender
 from .timer import Timer
 from .watcher import Watcher
 
+GATHERED = 1000  # items in one batch: what is encoded without a look at anything else
 LINGER = 1.0  # seconds: for a client to finish an upload that nobody wanted, before we end
 # RFC 9113, 8.2.2: an HTTP/2 message with one of these is malformed.
 CONNECTION_HEADERS = ("connection", "keep-alive", "proxy-connection", "upgrade")
@@ -136,6 +138,7 @@ class Writer:
         self._timer.enter("idle")
 
     def _start(self, response: Response) -> Message:
+        headers = wire_headers(self._request, response)  # can fail, so before the state moves
         self._exchange.on_response(ResponseEvent.START)
         self._watcher.close_unopened_body()
         self._heartbeat = response.encoder.heartbeat
@@ -144,7 +147,7 @@ class Writer:
         return {
             "type": "http.response.start",
             "status": response.status_code,
-            "headers": wire_headers(self._request, response),
+            "headers": headers,
         }
 
     async def _send_data(self, data: bytes) -> None:
@@ -156,7 +159,9 @@ class Writer:
 def _gather(receive_nowait: Callable[[], object], outbox: Outbox) -> bool:
     """Take what is ready without waiting, up to one batch; say whether the channel ended."""
     try:
-        while not outbox.full:
+        for _ in range(GATHERED):
+            if outbox.full:
+                break
             outbox.put(receive_nowait())
     except trio.WouldBlock:
         return False
