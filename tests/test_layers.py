@@ -22,7 +22,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tsstream": ("tsstream",),  # __init__.py gathers the public names
     "tsstream.__main__": ("tsstream._cli",),
     "tsstream._cli": ("trio", "tsstream"),
-    "tsstream._errors": (),
+    "tsstream._errors": ("tsstream._sansio.headers",),
     "tsstream._asgi": (),
     "tsstream._util": ("trio",),
     "tsstream._adapters": ("trio", "attrs", "tsstream._util", "tsstream._errors"),

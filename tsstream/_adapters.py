@@ -39,7 +39,8 @@ async def _run_generator(
         async for item in generator:
             await send_channel.send(item)
     finally:
-        await _close_generator(generator)
+        # Not shielded: a cancelled generator may clean up, and shield that, itself.
+        await _close_generator(generator)  # noqa: ASYNC102
 
 
 async def _close_generator(generator: AsyncGenerator[object, None]) -> None:

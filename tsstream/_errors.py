@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 
+from tsstream._sansio.headers import Headers
+
 
 class HTTPError(Exception):
     """Answer the request with this status: the client's fault or the handler's wish.
@@ -18,7 +20,7 @@ class HTTPError(Exception):
       headers: further headers of the response.
 
     Raises:
-      ValueError: the status is not an error's.
+      ValueError: the status is not an error's, or a header is not valid.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class HTTPError(Exception):
             )
         self.status_code = status_code
         self.detail = _phrase(status_code) if detail is None else detail
-        self.headers: Mapping[str, str] = {} if headers is None else headers
+        self.headers = Headers(headers)
         super().__init__(status_code, self.detail)
 
     def __str__(self) -> str:

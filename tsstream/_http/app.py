@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, Generic, TypeAlias, TypeVar, cast, overload
+from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, cast, overload
 
 import trio
 
@@ -19,7 +19,6 @@ from .errors import ErrorPages
 from .lifespan import AppNursery, serve_lifespan
 from .policy import StreamPolicy
 from .request import Request, StateT
-from .response import Response
 
 HandlerT = TypeVar("HandlerT", bound=Handler)
 Lifespan: TypeAlias = "Callable[[App[StateT]], AbstractAsyncContextManager[StateT]]"
@@ -39,6 +38,9 @@ class App(Generic[StateT]):
       on_end: called as ``on_end(request, ending)`` once for each request, at its very end.
       background_grace: seconds that tasks in :attr:`nursery` are given at shutdown.
       debug: show tracebacks to clients.
+
+    Raises:
+      ValueError: a status in *errors* is not an error's.
     """
 
     @overload
@@ -219,7 +221,7 @@ class App(Generic[StateT]):
 
 
 def _refuse(error: HTTPError) -> Handler:
-    async def handler(request: Request[Any]) -> Response:
+    def handler(request: Request[Any]) -> NoReturn:
         raise error
 
     return handler

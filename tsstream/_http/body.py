@@ -65,7 +65,7 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
         try:
             await self._send_channel.send(chunk)
         except trio.BrokenResourceError:
-            return False
+            return False  # noqa: ASYNC910 (send() was one)
         return True
 
     def _end(self, *, complete: bool) -> None:

@@ -145,12 +145,12 @@ class Cycle:
                 self._error = trio.TooSlowError(f"send limit of {limit:g} s reached")
         except Exception as error:
             self._fail(unwrapped(error))
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 (a stray Cancelled is an error, D39)
             found = _error_within(error)
             if found is not None:
                 self._fail(found)
             if trio.current_effective_deadline() == -math.inf:
-                raise _cancellation_within(error) from None
+                raise _cancellation_within(error) from None  # noqa: ASYNC104 (a part of it)
             if found is None:
                 self._fail(_stray_cancellation(error))
 

@@ -27,6 +27,10 @@ class ErrorPages:
     statuses: Mapping[type[Exception], int] = attrs.field(factory=dict)
     debug: bool = False
 
+    def __attrs_post_init__(self) -> None:
+        for status_code in self.statuses.values():
+            HTTPError(status_code)  # or ValueError now, and not when it is needed
+
     def http_error(self, error: BaseException) -> HTTPError:
         """Give the first leaf that has a status: an HTTPError, else a registered type, else 500.
 

@@ -99,7 +99,7 @@ class Response:
         """Leave the body; before its end, by cancelling it. May block."""
         opened, self._use.opened = self._use.opened, None
         assert opened is not None, "left without having been entered"
-        return await opened.__aexit__(kind, error, traceback)
+        return await opened.__aexit__(kind, error, traceback)  # noqa: ASYNC102 (it is ours)
 
     def __iter__(self) -> NoReturn:
         raise TypeError("a Response is not iterable: use 'async with response as chunks'")

@@ -82,10 +82,9 @@ class Watcher:
             raise RuntimeError(f"the server sent {kind!r} within an HTTP request")
 
     async def _take_chunk(self, chunk: bytes, more_body: bool) -> None:
-        if chunk and self._exchange.request is RequestState.READING:
-            # The body may be closed meanwhile, by us or by the handler: then it is dropped.
-            if not await self._request._body._put(chunk):
-                self._exchange.on_request(RequestEvent.CLOSE)
+        reading = self._exchange.request is RequestState.READING
+        if chunk and reading and not await self._request._body._put(chunk):
+            self._exchange.on_request(RequestEvent.CLOSE)  # by the handler, or by us meanwhile
         self._exchange.on_request(RequestEvent.CHUNK if more_body else RequestEvent.LAST)
         if not more_body:
             self._request._body._end(complete=True)

@@ -120,9 +120,12 @@ class Writer:
                 outbox.put(item)
                 if receive_nowait is not None:
                     items.ended = _gather(receive_nowait, outbox)
-            finally:
-                # Also if an item could not be encoded: what came before it is sent (D10).
-                await self._flush(response, outbox)
+            except Exception:
+                # What came before the bad item is sent (D10). If we are cancelled meanwhile, the
+                # error is in the Cancelled's context, and logged from there.
+                await self._flush(response, outbox)  # noqa: ASYNC120
+                raise
+            await self._flush(response, outbox)
 
     async def _flush(self, response: Response, outbox: Outbox) -> None:
         if not outbox.size:
