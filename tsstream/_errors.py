@@ -34,9 +34,9 @@ class HTTPError(Exception):
                 f"HTTPError is for the statuses 400 to 599, not {status_code}; "
                 "return a Response for any other"
             )
-        self.status_code = status_code
-        self.detail = _phrase(status_code) if detail is None else detail
-        self.headers = Headers(headers)
+        self.status_code: int = status_code
+        self.detail: str = _phrase(status_code) if detail is None else detail
+        self.headers: Headers = Headers(headers)
         super().__init__(status_code, self.detail)
 
     def __str__(self) -> str:

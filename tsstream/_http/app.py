@@ -85,11 +85,12 @@ class App(Generic[StateT]):
         self._settings = Settings(
             transforms=tuple(transforms),
             policy=StreamPolicy() if policy is None else policy,
-            pages=ErrorPages(dict(errors or {}), debug=debug),
+            pages=ErrorPages({} if errors is None else {**errors}, debug=debug),
             on_end=on_end,
         )
         self._router: Router[Handler, ASGIApp] = Router()
         self._mounted: list[App[Any]] = []
+        self._lifespan_open = False
         self._nursery: AppNursery | None = None
         self._state: StateT | None = None
 
@@ -141,12 +142,12 @@ class App(Generic[StateT]):
           ValueError: the prefix is malformed, or taken.
         """
         self._router.mount(prefix, app)
-        if isinstance(app, App):
+        if isinstance(app, App) and app not in self._mounted:
             self._mounted.append(app)
 
     @property
     def nursery(self) -> AppNursery:
-        """The nursery for work that must outlive its request."""
+        """The nursery for work that must outlive its request; there once the lifespan has begun."""
         return self._running()
 
     @property
@@ -171,18 +172,30 @@ class App(Generic[StateT]):
         Raises:
           RuntimeError: it is running already.
         """
-        if self._nursery is not None:
+        if self._lifespan_open:
             raise RuntimeError("this app's lifespan is running already")
-        with unwrapping():
-            async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
-                self._nursery = AppNursery(nursery)
-                stack.callback(setattr, self, "_nursery", None)
-                for app in self._mounted:
-                    await stack.enter_async_context(app.open_lifespan())
-                if self._lifespan is not None:
-                    self._state = await stack.enter_async_context(self._lifespan(self))
+        self._lifespan_open = True
+        async with AsyncExitStack() as stack:
+            stack.callback(self._forget_lifespan)
+            for app in self._mounted:
+                await stack.enter_async_context(app.open_lifespan())
+            if self._lifespan is not None:
+                self._state = await stack.enter_async_context(self._lifespan(self))
+            # Inside the lifespan, so that what its tasks use is open for as long as they run.
+            async with self._open_nursery():
                 yield cast("StateT", self._state)
+
+    @asynccontextmanager
+    async def _open_nursery(self) -> AsyncIterator[None]:
+        with unwrapping():
+            async with trio.open_nursery() as nursery:
+                self._nursery = AppNursery(nursery)
+                yield
                 nursery.cancel_scope.deadline = trio.current_time() + self._background_grace
+
+    def _forget_lifespan(self) -> None:
+        self._lifespan_open = False
+        self._nursery = self._state = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope: ``http`` and ``lifespan``; a ``websocket`` is refused."""

@@ -17,6 +17,7 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
 
     def __init__(self) -> None:
         self._send_channel, self._receive_channel = trio.open_memory_channel[bytes](0)
+        self._opened = False  # somebody has received, or tried to
         self._receiving = False
         self._complete = False
 
@@ -34,7 +35,7 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
                 "another task is reading this request body; let one task read it and pass on "
                 "the chunks through a channel"
             )
-        self._receiving = True
+        self._receiving = self._opened = True
         try:
             return await self._receive_channel.receive()
         except trio.EndOfChannel:
@@ -83,6 +84,10 @@ async def read_whole(body: RequestBody, *, declared: int | None, limit: int) -> 
     Raises:
       HTTPError: 413, the body is larger than *limit* (RQ-9, RQ-11).
     """
+    if body._opened:
+        raise RuntimeError(
+            "part of the request body was received before read(); use the one or the other"
+        )
     if declared is not None and declared > limit:
         raise _too_large(limit)
     chunks: list[bytes] = []

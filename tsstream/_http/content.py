@@ -51,6 +51,11 @@ class Items:
 
 def check_content(content: object) -> None:
     """Raise TypeError, with the remedy, for what no response can stream (D3, D5)."""
+    if hasattr(type(content), "status_code"):
+        raise TypeError(
+            "a response is no content of another one: return it from the handler, or yield it "
+            "from a handler that is itself decorated with @asynccontextmanager"
+        )
     if not (
         is_whole(content)
         or is_context_manager(content)
@@ -149,6 +154,12 @@ async def _enter_channel(
     content: object, stack: AsyncExitStack, *, in_own_task: bool
 ) -> ItemChannel:
     """Make *content* a channel that *stack* closes."""
+    check_content(content)
+    if is_context_manager(content):
+        raise TypeError(
+            "the body's context manager yielded another one; enter that with 'async with' and "
+            "yield the channel that it gives"
+        )
     if is_whole(content):
         return _ListChannel([content])
     if isinstance(content, list | tuple):
@@ -160,7 +171,6 @@ async def _enter_channel(
         return await stack.enter_async_context(open_generator_task(content))
     if hasattr(type(content), "__aiter__"):
         return await _enter_async_iterable(cast("AsyncIterable[object]", content), stack)
-    check_content(content)
     iterable = read_chunks(cast("IO[bytes]", content)) if _is_file(content) else content
     return await stack.enter_async_context(open_iterator_thread(cast("Iterable[object]", iterable)))
 

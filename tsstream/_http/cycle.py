@@ -206,12 +206,12 @@ class Cycle:
         self._response = response
         if response.content is not original.content:
             self._replaced = original
+        if response.policy is not None:
+            self._timer.adopt(response.policy)
         return response
 
     async def _stream(self, response: Response, nursery: trio.Nursery) -> None:
         self._streamed = True
-        if response.policy is not None:
-            self._timer.adopt(response.policy)
         self._timer.start(nursery)
         self._sender.start(nursery)
         await self._writer.write_stream(response)
@@ -223,7 +223,8 @@ class Cycle:
             await self._writer.finish_stream()
         else:
             assert self._response is not None
-            consume(self._response)
+            if has_body(self._request, self._response):
+                consume(self._response)
             await self._writer.write_whole(self._response)
 
     async def _answer_error(self, error: Exception) -> None:

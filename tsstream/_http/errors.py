@@ -20,7 +20,8 @@ class ErrorPages:
     """Which status an exception gets, and what its page shows.
 
     Args:
-      statuses: for exceptions that are not an :class:`HTTPError`; subclasses count.
+      statuses: for exceptions that are not an :class:`HTTPError`; subclasses count, and the most
+        specific class decides.
       debug: show the traceback. Never where strangers can see it.
     """
 
@@ -41,9 +42,9 @@ class ErrorPages:
             if isinstance(leaf, HTTPError):
                 return leaf
         for leaf in found:
-            for kind, status_code in self.statuses.items():
-                if isinstance(leaf, kind):
-                    return HTTPError(status_code)
+            for kind in type(leaf).__mro__:
+                if issubclass(kind, Exception) and kind in self.statuses:
+                    return HTTPError(self.statuses[kind])
         return HTTPError(500)
 
     def response(self, error: BaseException) -> Response:

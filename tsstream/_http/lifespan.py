@@ -91,8 +91,8 @@ async def serve_lifespan(app: App[Any], receive: Receive, send: Send) -> None:
     try:
         async with app.open_lifespan():
             await send({"type": "lifespan.startup.complete"})
-            await receive()  # lifespan.shutdown
             stage = "shutdown"
+            await receive()  # lifespan.shutdown
     except Exception as error:
         logger.exception("the app's lifespan failed at its %s", stage)
         await send({"type": f"lifespan.{stage}.failed", "message": str(error)})

@@ -29,7 +29,7 @@ class StreamPolicy:
     idle: float | None = attrs.field(default=None, validator=_positive)
     """From one item to the next."""
     send: float | None = attrs.field(default=60.0, validator=_positive)
-    """For the client to take one batch: as long as nginx gives it."""
+    """For the client to take one batch. nginx gives it as long."""
     exit: float | None = attrs.field(default=10.0, validator=_positive)
     """For the body's context managers to leave once its channel has ended (D13)."""
     lifetime: float | None = attrs.field(default=None, validator=_positive)

@@ -52,17 +52,18 @@ class Request(Generic[StateT]):
         path: str,
         path_params: dict[str, str] | None = None,
     ) -> None:
-        self.app = app
-        self.scope = scope
+        self.app: App[StateT] = app
+        self.scope: Scope = scope
         self.method: str = scope["method"]
-        self.path = path
+        self.path: str = path
         self.root_path: str = scope.get("root_path", "")
-        self.path_params = {} if path_params is None else path_params
-        self.disconnected = trio.Event()
+        self.path_params: dict[str, str] = {} if path_params is None else path_params
+        self.disconnected: trio.Event = trio.Event()
         self._body = RequestBody()
         self._body_opened = False
         self._headers: Headers | None = None
         self._read: bytes | None = None
+        self._read_error: HTTPError | None = None  # a limit error stays one (RQ-13)
 
     @property
     def headers(self) -> Headers:
@@ -112,10 +113,16 @@ class Request(Generic[StateT]):
         Raises:
           HTTPError: 413, the body is larger than *limit*.
         """
-        if self._read is None:
-            self._read = await read_whole(self.body, declared=self._content_length(), limit=limit)
-        else:
+        if self._read_error is not None:
+            raise self._read_error
+        if self._read is not None:
             await trio.lowlevel.checkpoint()
+            return self._read
+        try:
+            self._read = await read_whole(self.body, declared=self._content_length(), limit=limit)
+        except HTTPError as error:
+            self._read_error = error
+            raise
         return self._read
 
     async def text(self) -> str:

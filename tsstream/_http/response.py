@@ -205,16 +205,24 @@ def to_response(value: object) -> Response:
     return value if isinstance(value, Response) else Response(value)  # type: ignore[arg-type]
 
 
-def text_response(text: str, status_code: int = 200, headers: HeadersLike = None) -> Response:
-    """Answer with text, as ``text/plain`` in UTF-8."""
-    return Response(text, status_code, headers, "text/plain")
+def text_response(
+    content: Content,
+    status_code: int = 200,
+    headers: HeadersLike = None,
+    *,
+    live: bool = False,
+    policy: StreamPolicy | None = None,
+) -> Response:
+    """Answer with text, whole or item by item, as ``text/plain`` in UTF-8."""
+    return Response(content, status_code, headers, encoder=TEXT, live=live, policy=policy)
 
 
 def json_response(data: Any, status_code: int = 200, headers: HeadersLike = None) -> Response:
     """Answer with *data* as JSON.
 
     Raises:
-      TypeError, ValueError: *data* is nothing that JSON has, NaN included (RFC 8259).
+      TypeError: there is something in *data* that JSON has not.
+      ValueError: there is a NaN, an infinity or a circle in *data* (RFC 8259).
     """
     return Response(to_json(data), status_code, headers, "application/json")
 
