@@ -61,10 +61,12 @@ async def serve_feeds(
 ) -> None:
     """Run both servers until cancelled; ``nursery.start`` gives their URLs."""
     urls = []
+    # A client that is gone in the middle of a handshake is not waited for a whole minute.
+    serve = partial(serve_websocket, connect_timeout=2)
     async with trio.open_nursery() as nursery:
         for make_items, port in zip((headlines, readings), ports, strict=True):
             handler = partial(send_items, make_items)
-            server = await nursery.start(serve_websocket, handler, HOST, port, None)
+            server = await nursery.start(serve, handler, HOST, port, None)
             urls.append(f"ws://{HOST}:{server.port}")
         task_status.started(urls)
 

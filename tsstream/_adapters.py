@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import IO, TypeAlias, TypeVar
+from typing import IO, TypeAlias, TypeVar, cast
 
 import trio
 
@@ -37,7 +37,7 @@ async def _run_generator(
 ) -> None:
     try:
         async for item in generator:
-            await send_channel.send(item)
+            await send_channel.send(_snapshot(item))
     finally:
         # Not shielded: a cancelled generator may clean up, and shield that, itself.
         await _close_generator(generator)  # noqa: ASYNC102
@@ -73,11 +73,19 @@ def _iterate(iterable: Iterable[T], send_channel: trio.MemorySendChannel[T]) -> 
     iterator = iter(iterable)
     try:
         for item in iterator:
-            trio.from_thread.run(send_channel.send, item)
+            trio.from_thread.run(send_channel.send, _snapshot(item))
     finally:
         close = getattr(iterator, "close", None)
         if close is not None:
             close()
+
+
+def _snapshot(item: T) -> T:
+    """Copy what its producer could change while it is on its way (AC-29)."""
+    mutable = isinstance(item, bytearray) or (
+        isinstance(item, memoryview) and not isinstance(item.obj, bytes)
+    )
+    return cast("T", bytes(cast("bytearray", item))) if mutable else item
 
 
 def read_chunks(file: IO[bytes] | IO[str]) -> Iterator[bytes | str]:

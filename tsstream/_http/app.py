@@ -172,6 +172,7 @@ class App(Generic[StateT]):
         Raises:
           RuntimeError: it is running already.
         """
+        _require_trio()
         if self._lifespan_open:
             raise RuntimeError("this app's lifespan is running already")
         self._lifespan_open = True
@@ -209,14 +210,16 @@ class App(Generic[StateT]):
             raise RuntimeError(f"tsstream does not serve the scope type {scope['type']!r}")
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _require_trio()
         path = _route_path(scope)
         match = self._router.match(scope["method"], path)
-        params: dict[str, str] = {}
+        params: dict[str, str] = {**scope.get("path_params", {})}  # of whatever mounted us
         if isinstance(match, Mounted):
             await match.endpoint(_mounted_scope(scope, match.prefix), receive, send)
             return
         if isinstance(match, Found):
-            handler, params = match.endpoint, match.path_params
+            handler = match.endpoint
+            params |= match.path_params
         elif isinstance(match, NotAllowed):
             handler = _refuse(HTTPError(405, headers={"allow": ", ".join(match.allow)}))
         else:
@@ -231,6 +234,11 @@ class App(Generic[StateT]):
             return
         await receive()  # websocket.connect
         await send({"type": "websocket.close"})  # before an accept: 403
+
+
+def _require_trio() -> None:
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError("tsstream needs Trio: use 'tsstream run', or 'hypercorn -k trio'")
 
 
 def _refuse(error: HTTPError) -> Handler:
@@ -251,4 +259,6 @@ def _route_path(scope: Scope) -> str:
 
 
 def _mounted_scope(scope: Scope, prefix: str) -> Scope:
-    return {**scope, "root_path": scope.get("root_path", "") + prefix}
+    root_path: str = scope.get("root_path", "")
+    # With the root_path, as ASGI has it, also if a proxy has taken that off the path.
+    return {**scope, "path": root_path + _route_path(scope), "root_path": root_path + prefix}

@@ -6,6 +6,15 @@ import trio
 
 from tsstream._errors import HTTPError
 
+HANDLER_RETURNED = (
+    "the request body is closed because the handler has returned; to read it while responding, "
+    "write the handler with @asynccontextmanager and yield the response"
+)
+STARTED_UNOPENED = (
+    "the request body is closed because the response started before anybody had asked for it; "
+    "write 'body = request.body' before yielding the response"
+)
+
 
 class RequestBody(trio.abc.ReceiveChannel[bytes]):
     """The chunks of a request's body, as they arrive and no faster than they are read.
@@ -17,6 +26,7 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
 
     def __init__(self) -> None:
         self._send_channel, self._receive_channel = trio.open_memory_channel[bytes](0)
+        self._why_closed: str | None = None
         self._opened = False  # somebody has received, or tried to
         self._receiving = False
         self._complete = False
@@ -28,7 +38,8 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
           trio.EndOfChannel: the body is complete.
           trio.BrokenResourceError: the client left before the end.
           trio.BusyResourceError: another task is receiving.
-          trio.ClosedResourceError: the handler has returned, which ends the request.
+          trio.ClosedResourceError: the handler has returned, which ends the request; or its
+            response started before ``request.body`` was asked for (RQ-23).
         """
         if self._receiving:
             raise trio.BusyResourceError(
@@ -45,21 +56,24 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
                 "the client left before the request body was complete"
             ) from None
         except trio.ClosedResourceError:
-            raise trio.ClosedResourceError(
-                "the request body is closed because the handler has returned; to read it while "
-                "responding, write the handler with @asynccontextmanager and yield the response"
-            ) from None
+            raise trio.ClosedResourceError(self._why_closed) from None
         finally:
             self._receiving = False
 
     def close(self) -> None:
         """Read no more: what still arrives is dropped."""
-        self._receive_channel.close()
+        self._close("this request body was closed by its reader")
 
     async def aclose(self) -> None:
         """Read no more; always a checkpoint."""
         self.close()
         await trio.lowlevel.checkpoint()
+
+    def _close(self, why: str) -> None:
+        """Close for a reason that a late reader is told; the first one holds."""
+        if self._why_closed is None:
+            self._why_closed = why
+        self._receive_channel.close()
 
     async def _put(self, chunk: bytes) -> bool:
         """Wait until a reader takes *chunk*; say whether there can be one."""

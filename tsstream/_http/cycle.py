@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeAlias
 
@@ -13,8 +13,14 @@ import trio
 
 from tsstream._asgi import Receive, Send
 from tsstream._sansio.exchange import Exchange, ResponseEvent, ResponseState
-from tsstream._util import leaves, unwrapped, unwrapping
+from tsstream._util import unwrapped, unwrapping
 
+from .cancellation import (
+    cancellation_within,
+    error_within,
+    hidden_errors,
+    stray_cancellation,
+)
 from .content import Content, discard, is_breakage, is_context_manager, is_small
 from .ending import Ending, Reason, logger
 from .errors import ErrorPages, timeout_error
@@ -24,7 +30,7 @@ from .response import Response, body_entered, consume, to_response
 from .sender import Sender
 from .timer import Timer
 from .watcher import Watcher
-from .writer import Writer, has_body, raise_suppressed
+from .writer import LINGER, Writer, has_body, raise_suppressed
 
 Handler: TypeAlias = Callable[
     [Request[Any]],
@@ -35,16 +41,13 @@ Handler: TypeAlias = Callable[
 Transform: TypeAlias = Callable[[Request[Any], Response], Response]
 
 LAST_WORDS = 0.5  # seconds: for a failed body's last batch; a client that stalls gets no more
-
-# Exceptions that only steer: a cancellation that arrives while one is handled hides no error.
-STEERING = (
-    trio.Cancelled,
-    trio.WouldBlock,
-    trio.EndOfChannel,
+# What send() raises when there is nobody any more to send to: OSError by ASGI 2.4; Hypercorn lets
+# Trio's own errors through, BusyResourceError while it closes the connection.
+LOST_CONNECTION = (
+    OSError,
     trio.BrokenResourceError,
+    trio.BusyResourceError,
     trio.ClosedResourceError,
-    StopAsyncIteration,
-    StopIteration,
 )
 
 
@@ -81,7 +84,12 @@ class Cycle:
         self._sender = Sender(send, self._on_send_error)
         self._timer = Timer(settings.policy, self._on_limit, self._on_silence)
         self._watcher = Watcher(
-            receive, self._exchange, request, self._on_disconnect, self._on_server_error
+            receive,
+            self._exchange,
+            request,
+            on_disconnect=self._on_disconnect,
+            on_error=self._on_receive_error,
+            on_strange=self._on_strange_message,
         )
         self._writer = Writer(self._exchange, request, self._sender, self._timer, self._watcher)
         self._scope = trio.CancelScope()
@@ -91,6 +99,7 @@ class Cycle:
         self._reason: Reason | None = None  # why the exchange ends before its time
         self._limit: str | None = None
         self._error: Exception | None = None
+        self._outside = False  # the error is the server's, or of a middleware round us
         self._began = trio.current_time()
 
     async def run(self) -> None:
@@ -118,12 +127,17 @@ class Cycle:
         self._timer.stop()
         if self._reason is None:
             await self._attempt(self._finish, limit=self._timer.policy.send)
-        if self._error is not None and self._exchange.can_answer_error:
+        if self._error is None or self._outside:
+            return
+        if self._exchange.can_answer_error:
             await self._attempt(self._answer_error, self._error, limit=self._timer.policy.send)
         elif self._reason == "error":
             # What was taken from the body before it failed is sent (D10).
             with trio.move_on_after(LAST_WORDS) as self._scope:
                 await self._sender.wait_sent()
+        if self._exchange.response is not ResponseState.DONE:
+            # Hypercorn cannot close while it has a queue of body for us (HOST fault 6).
+            await self._watcher.wait_settled(LAST_WORDS)
 
     async def _attempt(
         self, step: Callable[..., Awaitable[None]], *args: object, limit: float | None = None
@@ -131,10 +145,10 @@ class Cycle:
         """Run a step in a scope that a disconnect or a limit cancels, and keep its error.
 
         Args:
-          limit: in seconds, for what is no more than one send.
+          limit: in seconds, for a step that is one send, and the LINGER before its end.
         """
         try:
-            with trio.move_on_after(math.inf if limit is None else limit) as self._scope:
+            with trio.move_on_after(math.inf if limit is None else limit + LINGER) as self._scope:
                 try:
                     await step(*args)
                 except BaseException as error:
@@ -146,13 +160,13 @@ class Cycle:
         except Exception as error:
             self._fail(unwrapped(error))
         except BaseException as error:  # noqa: ASYNC103 (a stray Cancelled is an error, D39)
-            found = _error_within(error)
+            found = error_within(error)
             if found is not None:
                 self._fail(found)
             if trio.current_effective_deadline() == -math.inf:
-                raise _cancellation_within(error) from None  # noqa: ASYNC104 (a part of it)
+                raise cancellation_within(error) from None  # noqa: ASYNC104 (a part of it)
             if found is None:
-                self._fail(_stray_cancellation(error))
+                self._fail(stray_cancellation(error))
 
     # The user's code, in the order in which a request meets it.
 
@@ -243,16 +257,26 @@ class Cycle:
             self._error = timeout_error(text, self._exchange)
 
     def _on_send_error(self, error: Exception) -> None:
-        if isinstance(error, OSError):  # ASGI 2.4: send() after the client has gone
+        if isinstance(error, LOST_CONNECTION):
             self._on_disconnect()
-        else:
-            self._on_server_error(error)
+        elif self._interrupt("error", f"the server failed: {error!r}") or self._reason is None:
+            self._blame_outside(error)
 
-    def _on_server_error(self, error: Exception) -> None:
+    def _on_receive_error(self, error: Exception) -> None:
         if self._interrupt("error", f"the server failed: {error!r}"):
+            self._blame_outside(error)
+
+    def _blame_outside(self, error: Exception) -> None:
+        """End with an error of ``receive`` or ``send``: it goes back to whoever gave us these."""
+        self._reason = "error"
+        self._error = error
+        self._outside = True
+
+    def _on_strange_message(self, error: Exception) -> None:
+        if self._interrupt("error", str(error)):
             self._error = error
-        elif self._reason is None:
-            logger.error("%s: the server failed at the end", self, exc_info=error)
+        else:
+            logger.warning("%s: %s", self, error)
 
     def _on_silence(self) -> None:
         self._writer.send_heartbeat()
@@ -278,7 +302,7 @@ class Cycle:
 
     def _log_hidden(self, error: BaseException) -> None:
         """Tell of an error that a cancellation replaced while it was on its way up."""
-        for hidden in _hidden_errors(error):
+        for hidden in hidden_errors(error):
             logger.warning("%s: a cancellation replaced this error", self, exc_info=hidden)
 
     def _conclude(self) -> Reason:
@@ -286,18 +310,26 @@ class Cycle:
         answered = self._exchange.response is ResponseState.DONE
         if not answered:
             self._exchange.on_response(ResponseEvent.CUT)
-        reason = self._reason or "complete"
+            if self._request.disconnected.is_set() and self._reason == "error":
+                if self._error_status() >= 500:
+                    logger.error("%s failed, and the client has gone", self, exc_info=self._error)
+                self._reason = "disconnect"
+        reason: Reason = self._reason or ("complete" if answered else "disconnect")
         sent = self._sender.bytes_sent
         if reason == "timeout":
             logger.warning("%s: %s after %d bytes", self, self._error, sent)
         elif reason == "disconnect":
             logger.debug("%s: client disconnected after %d bytes", self, sent)
-        elif reason == "error" and not answered:
+        elif reason == "error" and not answered and not self._is_refusal_from_outside():
             logger.error("%s: stream failed after %d bytes", self, sent, exc_info=self._error)
             self._warn_if_undetectable()
         elif reason == "error" and self._error_status() >= 500:
             logger.error("%s: answered %d", self, self._error_status(), exc_info=self._error)
         return "complete" if reason == "error" and answered else reason
+
+    def _is_refusal_from_outside(self) -> bool:
+        """Say whether a middleware ended this with a 4xx of its own, which it will answer."""
+        return self._outside and getattr(self._error, "status_code", 500) < 500
 
     def _warn_if_undetectable(self) -> None:
         declared = self._response is not None and "content-length" in self._response.headers
@@ -320,9 +352,7 @@ class Cycle:
         if reason == "cancelled" and self._error is not None:
             logger.error("%s failed, and was cancelled", self, exc_info=self._error)
         self._request._body.close()
-        for response in (self._replaced, self._response):
-            if response is not None and not body_entered(response):
-                discard(response.content)
+        self._discard_unused()
         if self._settings.on_end is None:
             return
         ending = Ending(
@@ -338,6 +368,18 @@ class Cycle:
         except Exception:
             logger.exception("%s: the on_end hook failed", self)
 
+    def _discard_unused(self) -> None:
+        """Release what was opened for a body that nobody has entered (D43)."""
+        unused = [self._response] if self._response and not body_entered(self._response) else []
+        # A body that was streamed may go on with the content of the one that it replaced.
+        if self._replaced and (unused or not self._streamed) and not body_entered(self._replaced):
+            unused.append(self._replaced)
+        for response in unused:
+            try:
+                discard(response.content)
+            except Exception:
+                logger.exception("%s: a body that was not used cannot be closed", self)
+
     def __str__(self) -> str:
         return f"{self._request.method} {self._request.path}"
 
@@ -351,45 +393,3 @@ async def _returned(result: object) -> object:
         f"the handler gave a {type(result).__name__} without being awaited; write it with "
         "'async def', and run blocking code with 'await trio.to_thread.run_sync(...)'"
     )
-
-
-def _error_within(error: BaseException) -> Exception | None:
-    """Give what is an error in a mixture of errors and cancellations.
-
-    Raises:
-      BaseException: there is something in it that is not for us, such as KeyboardInterrupt.
-    """
-    if not all(isinstance(leaf, Exception | trio.Cancelled) for leaf in leaves(error)):
-        raise error
-    rest = error.split(trio.Cancelled)[1] if isinstance(error, BaseExceptionGroup) else None
-    return unwrapped(rest) if isinstance(rest, Exception) else None
-
-
-def _cancellation_within(error: BaseException) -> BaseException:
-    part = error.split(trio.Cancelled)[0] if isinstance(error, BaseExceptionGroup) else error
-    return error if part is None else part
-
-
-def _stray_cancellation(error: BaseException) -> Exception:
-    """Name what must not be taken for a disconnect (D39)."""
-    stray = RuntimeError(
-        "cancelled outside any scope of this request: a Cancelled was kept and raised again"
-    )
-    stray.__cause__ = error
-    return stray
-
-
-def _hidden_errors(error: BaseException) -> Iterator[Exception]:
-    """Give the errors that were in flight when a Cancelled took their place."""
-    seen = list(leaves(error))
-    for leaf in list(seen):
-        inner = leaf.__context__ if isinstance(leaf, trio.Cancelled) else None
-        while inner is not None and inner not in seen:
-            seen.append(inner)
-            if isinstance(inner, Exception) and not _steering(inner):
-                yield inner
-            inner = inner.__context__
-
-
-def _steering(error: Exception) -> bool:
-    return all(isinstance(leaf, STEERING) for leaf in leaves(error))

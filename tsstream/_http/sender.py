@@ -52,6 +52,8 @@ class Sender:
         self._queue.extend(messages)
         if not self._running:
             await self._drain()
+            if self.broken:
+                await trio.lowlevel.checkpoint()  # on_error has cancelled who must not go on
             return
         self._arrived.unpark()
         await self.wait_sent()

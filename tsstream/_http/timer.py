@@ -53,6 +53,7 @@ class Timer:
     def start_lifetime(self) -> None:
         """Let the ``lifetime`` limit begin."""
         self._lifetime_at = trio.current_time() + (self.policy.lifetime or math.inf)
+        self._move_alarm(self._lifetime_at)
 
     def enter(self, phase: str) -> None:
         """Wait for something else: ``handler``, ``first_item``, ``idle``, ``send``, ``exit``."""

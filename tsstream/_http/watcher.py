@@ -10,6 +10,7 @@ import trio
 from tsstream._asgi import Message, Receive
 from tsstream._sansio.exchange import Exchange, RequestEvent, RequestState
 
+from .body import HANDLER_RETURNED, STARTED_UNOPENED
 from .request import Request
 
 logger = logging.getLogger("tsstream")
@@ -25,7 +26,8 @@ class Watcher:
 
     Args:
       on_disconnect: called once, when the client has gone.
-      on_error: called once, with what ``receive()`` raised or for a message that is none (RQ-33).
+      on_error: called once, with what ``receive()`` raised.
+      on_strange: called for a message that has no place in an HTTP request (RQ-33, AC-55).
     """
 
     def __init__(
@@ -35,39 +37,54 @@ class Watcher:
         request: Request,
         on_disconnect: Callable[[], None],
         on_error: Callable[[Exception], None],
+        on_strange: Callable[[Exception], None],
     ) -> None:
         self._receive = receive
         self._exchange = exchange
         self._request = request
         self._on_disconnect = on_disconnect
         self._on_error = on_error
+        self._on_strange = on_strange
         self._settled = trio.Event()
 
     async def run(self) -> None:
         """Read until the client has gone, or until cancelled."""
         try:
-            while self._exchange.request is not RequestState.GONE:
-                await self._handle(await self._receive())
-        except Exception as error:
-            self._on_error(error)
+            failure = await self._watch()
         finally:
             self._request._body._end(complete=False)
+        # Not in an "except": the Cancelled that this causes would take on the error as a context.
+        if failure is not None:
+            self._settled.set()
+            self._on_error(failure)
 
     def close_body(self) -> None:
         """Nobody can read the body any more."""
         self._exchange.on_request(RequestEvent.CLOSE)
-        self._request._body.close()
+        self._request._body._close(HANDLER_RETURNED)
 
     def close_unopened_body(self) -> None:
         """The response has started; a body that nobody has asked for is not wanted (RQ-23)."""
         if not self._request._body_opened:
-            self.close_body()
+            self._exchange.on_request(RequestEvent.CLOSE)
+            self._request._body._close(STARTED_UNOPENED)
 
     async def wait_settled(self, seconds: float) -> None:
         """Wait, for so long at most, until nothing more of the body will come."""
         self.close_body()
         with trio.move_on_after(seconds):
             await self._settled.wait()
+
+    async def _watch(self) -> Exception | None:
+        while self._exchange.request is not RequestState.GONE:
+            try:
+                message = await self._receive()
+            except Exception as error:
+                return error
+            if self._exchange.request is RequestState.COMPLETE and _is_body(message):
+                return None  # a middleware replays the body, and will never tell of the client
+            await self._handle(message)
+        return None
 
     async def _handle(self, message: Message) -> None:
         kind = message["type"]
@@ -79,7 +96,7 @@ class Watcher:
             self._settled.set()
             self._on_disconnect()
         else:
-            raise RuntimeError(f"the server sent {kind!r} within an HTTP request")
+            self._on_strange(RuntimeError(f"the server sent {kind!r} within an HTTP request"))
 
     async def _take_chunk(self, chunk: bytes, more_body: bool) -> None:
         reading = self._exchange.request is RequestState.READING
@@ -89,3 +106,7 @@ class Watcher:
         if not more_body:
             self._request._body._end(complete=True)
             self._settled.set()
+
+
+def _is_body(message: Message) -> bool:
+    return bool(message["type"] == "http.request")

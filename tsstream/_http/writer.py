@@ -93,14 +93,15 @@ class Writer:
         A server that still has body for us may not be able to finish, and will close the
         connection if it is (HOST fault 6): so the rest of it is dropped first, within bounds.
         """
-        if not self._exchange.request_settled:
+        if not self._exchange.request_settled and expects_body(self._request):
             if data:
                 await self._send_data(data)
                 data = b""
             await self._watcher.wait_settled(LINGER)
         self._exchange.on_response(ResponseEvent.FINISH)
         await self._sender.send(_body(data, more_body=False))
-        self._exchange.on_response(ResponseEvent.DONE)
+        if not self._sender.broken:
+            self._exchange.on_response(ResponseEvent.DONE)
 
     def send_heartbeat(self) -> None:
         """Show a sign of life, unless something is on its way already."""
@@ -132,8 +133,8 @@ class Writer:
             # An iterator that gives nothing but empty chunks must not hold the event loop.
             await trio.lowlevel.checkpoint()
             return
-        self._timer.enter("send")
         while outbox.size:
+            self._timer.enter("send")
             if self._exchange.response is ResponseState.IDLE:
                 await self._sender.send(self._start(response), _body(outbox.take()))
             else:
@@ -144,7 +145,8 @@ class Writer:
         headers = wire_headers(self._request, response)  # can fail, so before the state moves
         self._exchange.on_response(ResponseEvent.START)
         self._watcher.close_unopened_body()
-        self._heartbeat = response.encoder.heartbeat
+        if "content-length" not in response.headers:
+            self._heartbeat = response.encoder.heartbeat
         self._timer.expect_sign_of_life()
         self.status_code = response.status_code
         return {
@@ -182,6 +184,16 @@ async def raise_suppressed(failure: BaseException) -> None:
         ) from failure
     failure.add_note("The body's context manager suppressed this error; the body is incomplete.")
     raise failure
+
+
+def expects_body(request: Request) -> bool:
+    """Say whether the request's head announces a body (RFC 9112, 6.3; RFC 9113, 8.1.1)."""
+    headers = request.headers
+    if "content-length" in headers:
+        return headers["content-length"] != "0"
+    if request.http_version in ("1.0", "1.1"):
+        return "transfer-encoding" in headers
+    return request.method not in ("GET", "HEAD")
 
 
 def has_body(request: Request, response: Response) -> bool:
