@@ -13,9 +13,10 @@ from tsstream._errors import HTTPError
 from tsstream._sansio.routing import Found, Mounted, NotAllowed, Router
 from tsstream._util import unwrapping
 
-from .cycle import Cycle, Handler, Settings, Transform
+from .cycle import Cycle, Handler, Settings
 from .ending import Ending
 from .errors import ErrorPages
+from .given import Transform
 from .lifespan import AppNursery, serve_lifespan
 from .policy import StreamPolicy
 from .request import Request, StateT

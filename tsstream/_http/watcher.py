@@ -87,7 +87,7 @@ class Watcher:
         return None
 
     async def _handle(self, message: Message) -> None:
-        kind = message["type"]
+        kind = message.get("type")
         if kind == "http.request":
             await self._take_chunk(message.get("body", b""), message.get("more_body", False))
         elif kind == "http.disconnect":
@@ -109,4 +109,4 @@ class Watcher:
 
 
 def _is_body(message: Message) -> bool:
-    return bool(message["type"] == "http.request")
+    return bool(message.get("type") == "http.request")

@@ -11,6 +11,7 @@ from tsstream._sansio.exchange import Exchange, ResponseEvent, ResponseState
 from tsstream._sansio.outbox import Outbox
 
 from .content import Items, is_whole
+from .ending import logger
 from .request import Request
 from .response import BODILESS, Response, content_type, item_encoder, open_body
 from .sender import Sender
@@ -102,6 +103,18 @@ class Writer:
         await self._sender.send(_body(data, more_body=False))
         if not self._sender.broken:
             self._exchange.on_response(ResponseEvent.DONE)
+
+    def warn_if_undetectable(self) -> None:
+        """Tell of a cut that its client must take for an end (D46, HOST fault 12)."""
+        response = self._response
+        if response is None or self._request.http_version != "1.0":
+            return
+        if self.status_code is not None and "content-length" not in response.headers:
+            logger.warning(
+                "%s %s: undetectable truncation, as the client speaks HTTP/1.0",
+                self._request.method,
+                self._request.path,
+            )
 
     def send_heartbeat(self) -> None:
         """Show a sign of life, unless something is on its way already."""

@@ -1,0 +1,137 @@
+"""Why an exchange ended, and who is told: the log, the server, the app's hook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from .cancellation import hidden_errors
+from .content import is_breakage
+from .ending import Ending, Reason, logger
+from .errors import ErrorPages
+from .request import Request
+
+
+class Outcome:
+    """What becomes of one exchange; the first reason for it to end early holds.
+
+    Attributes:
+      reason: why it ends before its time; ``None`` as long as nothing has gone wrong.
+      error: what went wrong, if that is an exception.
+      from_outside: *error* came from ``receive`` or ``send``: it belongs to the server or to a
+        middleware round us, which may be waiting for it, so it is not answered but raised.
+    """
+
+    def __init__(self, request: Request[Any], pages: ErrorPages) -> None:
+        self._request = request
+        self._pages = pages
+        self._began = trio.current_time()
+        self._limit: str | None = None
+        self.reason: Reason | None = None
+        self.error: Exception | None = None
+        self.from_outside = False
+
+    def fail(self, error: Exception) -> None:
+        """The user's code raised *error*, be it while it was being cancelled (D14)."""
+        if self.reason is None:
+            self.reason = "error"
+            self.error = error
+        elif self.reason != "error" and not is_breakage(error):
+            logger.error("%s failed while it was being cancelled", self, exc_info=error)
+
+    def blame_outside(self, error: Exception) -> None:
+        """``receive`` or ``send`` raised *error*."""
+        self.reason = "error"
+        self.error = error
+        self.from_outside = True
+
+    def reach_limit(self, limit: str, error: Exception) -> None:
+        """A limit of the policy was reached; *error* says so."""
+        self.reason = "timeout"
+        self.error = error
+        self._limit = limit
+
+    def note_hidden(self, error: BaseException) -> None:
+        """Tell of the errors that a cancellation replaced while they were on their way up."""
+        for hidden in hidden_errors(error):
+            logger.warning("%s: a cancellation replaced this error", self, exc_info=hidden)
+
+    def conclude(self, *, answered: bool, bytes_sent: int) -> Reason:
+        """Say how the exchange ended, and log it as section D says.
+
+        Args:
+          answered: the final message was sent, of whatever response.
+          bytes_sent: of the body.
+        """
+        if self.reason == "error" and not answered and self._request.disconnected.is_set():
+            self._conclude_unheard()
+        elif self.reason == "error" and answered:
+            self._conclude_answered()
+            return "complete"
+        elif self.reason == "error" and not self._is_refusal_from_outside():
+            logger.error("%s: stream failed after %d bytes", self, bytes_sent, exc_info=self.error)
+        elif self.reason == "timeout":
+            logger.warning("%s: %s after %d bytes", self, self.error, bytes_sent)
+        reason: Reason = self.reason or ("complete" if answered else "disconnect")
+        if reason == "disconnect":
+            logger.debug("%s: client disconnected after %d bytes", self, bytes_sent)
+        return reason
+
+    def must_raise(self, *, answered: bool) -> bool:
+        """Say whether the server is to hear of the error: of a cut it must.
+
+        Of an error that was answered only a test client that asks for it is told.
+        """
+        if not answered:
+            return self.reason in ("error", "timeout")
+        extensions = self._request.scope.get("extensions") or {}
+        return "tsstream.raise_errors" in extensions and self._status() >= 500
+
+    def report(
+        self,
+        reason: Reason,
+        hook: Callable[[Request[Any], Ending], object] | None,
+        *,
+        status_code: int | None,
+        bytes_sent: int,
+    ) -> None:
+        """Call the app's hook; the very last step."""
+        if reason == "cancelled" and self.error is not None:
+            logger.error("%s failed, and was cancelled", self, exc_info=self.error)
+        if hook is None:
+            return
+        ending = Ending(
+            reason=reason,
+            status_code=status_code,
+            bytes_sent=bytes_sent,
+            duration=trio.current_time() - self._began,
+            error=self.error,
+            limit=self._limit,
+        )
+        try:
+            hook(self._request, ending)
+        except Exception:
+            logger.exception("%s: the on_end hook failed", self)
+
+    def _conclude_unheard(self) -> None:
+        if self._status() >= 500:
+            logger.error("%s failed, and the client has gone", self, exc_info=self.error)
+        self.reason = "disconnect"
+
+    def _conclude_answered(self) -> None:
+        status_code = self._status()
+        if status_code >= 500:
+            logger.error("%s: answered %d", self, status_code, exc_info=self.error)
+
+    def _is_refusal_from_outside(self) -> bool:
+        """Say whether a middleware ended this with a 4xx of its own, which it will answer."""
+        return self.from_outside and getattr(self.error, "status_code", 500) < 500
+
+    def _status(self) -> int:
+        assert self.error is not None
+        return self._pages.http_error(self.error).status_code
+
+    def __str__(self) -> str:
+        return f"{self._request.method} {self._request.path}"
