@@ -105,9 +105,12 @@ async def _open_feeder(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_run_feed, feed, send_channel)
             with receive_channel:
-                yield receive_channel
-                if receive_channel.statistics().open_send_channels:
-                    nursery.cancel_scope.cancel(reason="the reader stopped before the end")
+                try:
+                    yield receive_channel
+                finally:
+                    # Before the channel is closed, so that the task sees Cancelled.
+                    if receive_channel.statistics().open_send_channels:
+                        nursery.cancel_scope.cancel(reason="the reader stopped before the end")
 
 
 async def _run_feed(

@@ -349,7 +349,7 @@ async def test_a_manager_that_cancels_its_own_stream_is_told_how_to_end_it() -> 
 
     server = await serve(body())
     assert not server.complete
-    assert "close the channel's send end to end it well" in str(server.error)
+    assert "to end a stream well, close the send end of its channel" in str(server.error)
 
 
 # Failing to tell (D45)

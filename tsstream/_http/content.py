@@ -15,7 +15,8 @@ import attrs
 import trio
 
 from tsstream._adapters import open_generator_task, open_iterator_thread, read_chunks
-from tsstream._util import leaves
+
+from .breakage import is_breakage
 
 Content: TypeAlias = (
     bytes
@@ -133,14 +134,6 @@ def _early_stop(items: Items, scope: trio.CancelScope) -> Any:
             scope.cancel(reason="the body was left before its end")
 
     return leave
-
-
-def is_breakage(error: BaseException) -> bool:
-    """Say whether *error* is only what producers raise when their channel was closed (AC-15)."""
-    return all(
-        isinstance(leaf, trio.BrokenResourceError | trio.ClosedResourceError)
-        for leaf in leaves(error)
-    )
 
 
 def discard(content: object) -> None:

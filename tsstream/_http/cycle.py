@@ -12,10 +12,11 @@ import trio
 
 from tsstream._asgi import Receive, Send
 from tsstream._sansio.exchange import Exchange, ResponseEvent, ResponseState
-from tsstream._util import unwrapped, unwrapping
+from tsstream._util import unwrapping
 
+from .breakage import is_breakage, without_breakage
 from .cancellation import cancellation_within, error_within, stray_cancellation
-from .content import Content, is_breakage, is_context_manager, is_small
+from .content import Content, is_context_manager, is_small
 from .ending import Ending, Reason, logger
 from .errors import ErrorPages, timeout_error
 from .given import Given, Transform, wait_returned
@@ -25,8 +26,8 @@ from .request import Request
 from .response import Response, consume
 from .sender import Sender
 from .timer import Timer
-from .watcher import Watcher
-from .writer import LINGER, Writer, has_body, raise_suppressed
+from .watcher import LINGER, Watcher
+from .writer import Writer, has_body, raise_suppressed
 
 Handler: TypeAlias = Callable[
     [Request[Any]],
@@ -108,7 +109,7 @@ class Cycle:
                     nursery.cancel_scope.cancel(reason="the exchange is over")
             reason = self._conclude()
         finally:
-            self._request._body.close()
+            self._watcher.close_body()
             self._given.discard_unused(streamed=self._streamed)
             self._outcome.report(
                 reason,
@@ -118,7 +119,22 @@ class Cycle:
             )
         error = self._outcome.error
         if error is not None and self._outcome.must_raise(answered=self._answered):
+            await self._let_server_close()
             raise error
+
+    async def _let_server_close(self) -> None:
+        """Take what the server has still for us: Hypercorn cannot close before (HOST fault 6).
+
+        Its queue fills again as we return, so it is emptied from the app's nursery, if there is
+        one: Hypercorn always runs the lifespan.
+        """
+        if self._answered or self._exchange.request_settled:
+            return
+        nursery = self._request.app._nursery
+        if nursery is None:
+            await self._watcher.drop_rest()
+        else:
+            nursery.start_soon(self._watcher.drop_rest)
 
     async def _answer(self, nursery: trio.Nursery) -> None:
         outcome = self._outcome
@@ -134,9 +150,6 @@ class Cycle:
             # What was taken from the body before it failed is sent (D10).
             with trio.move_on_after(LAST_WORDS) as self._scope:
                 await self._sender.wait_sent()
-        if not self._answered:
-            # Hypercorn cannot close while it has a queue of body for us (HOST fault 6).
-            await self._watcher.wait_settled(LAST_WORDS)
 
     async def _attempt(
         self, step: Callable[..., Awaitable[None]], *args: object, limit: float | None = None
@@ -157,7 +170,7 @@ class Cycle:
                 stalled = trio.TooSlowError(f"send limit of {limit:g} s reached")
                 self._outcome.reach_limit("send", stalled)
         except Exception as error:
-            self._outcome.fail(unwrapped(error))
+            self._outcome.fail(without_breakage(error))
         except BaseException as error:  # noqa: ASYNC103 (a stray Cancelled is an error, D39)
             found = error_within(error)
             if found is not None:
@@ -255,6 +268,8 @@ class Cycle:
     def _on_disconnect(self) -> None:
         if self._interrupt("client disconnected"):
             self._outcome.reason = "disconnect"
+        elif self._exchange.disconnect_matters:
+            self._scope.cancel(reason="client disconnected")  # nobody reads the error page
 
     def _on_limit(self, limit: str, seconds: float) -> None:
         text = f"{limit} limit of {seconds:g} s"
@@ -270,6 +285,8 @@ class Cycle:
     def _on_receive_error(self, error: Exception) -> None:
         if self._interrupt(f"the server failed: {error!r}"):
             self._outcome.blame_outside(error)
+        else:
+            logger.warning("%s: the server failed at the end", self._outcome, exc_info=error)
 
     def _on_strange_message(self, error: Exception) -> None:
         if self._interrupt(str(error)):
@@ -281,8 +298,8 @@ class Cycle:
         self._writer.send_heartbeat()
 
     def _interrupt(self, text: str) -> bool:
-        """End the exchange early, unless it is over; say whether this is the first reason."""
-        if not self._exchange.disconnect_matters:
+        """End the exchange early, if this is the first reason to, and it is not over."""
+        if self._outcome.reason is not None or not self._exchange.disconnect_matters:
             return False
         self._scope.cancel(reason=text)
-        return self._outcome.reason is None
+        return True

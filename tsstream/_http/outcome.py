@@ -7,8 +7,8 @@ from typing import Any
 
 import trio
 
+from .breakage import is_breakage
 from .cancellation import hidden_errors
-from .content import is_breakage
 from .ending import Ending, Reason, logger
 from .errors import ErrorPages
 from .request import Request

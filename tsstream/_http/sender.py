@@ -49,12 +49,15 @@ class Sender:
 
         They are on their way even if the wait is cancelled.
         """
-        self._queue.extend(messages)
         if not self._running:
+            # A cancellation may have come while a shielded send() was deaf to it.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._queue.extend(messages)
             await self._drain()
             if self.broken:
                 await trio.lowlevel.checkpoint()  # on_error has cancelled who must not go on
             return
+        self._queue.extend(messages)
         self._arrived.unpark()
         await self.wait_sent()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -13,7 +13,7 @@ from tsstream._sansio.exchange import Exchange, RequestEvent, RequestState
 from .body import HANDLER_RETURNED, STARTED_UNOPENED
 from .request import Request
 
-logger = logging.getLogger("tsstream")
+LINGER = 1.0  # seconds: for a client to finish an upload that nobody wanted, before we end
 
 
 class Watcher:
@@ -53,9 +53,9 @@ class Watcher:
             failure = await self._watch()
         finally:
             self._request._body._end(complete=False)
+            self._settled.set()
         # Not in an "except": the Cancelled that this causes would take on the error as a context.
         if failure is not None:
-            self._settled.set()
             self._on_error(failure)
 
     def close_body(self) -> None:
@@ -69,11 +69,19 @@ class Watcher:
             self._exchange.on_request(RequestEvent.CLOSE)
             self._request._body._close(STARTED_UNOPENED)
 
-    async def wait_settled(self, seconds: float) -> None:
-        """Wait, for so long at most, until nothing more of the body will come."""
+    async def wait_settled(self) -> None:
+        """Wait, for :data:`LINGER` at most, until nothing more of the body will come."""
         self.close_body()
-        with trio.move_on_after(seconds):
+        with trio.move_on_after(LINGER):
             await self._settled.wait()
+
+    async def drop_rest(self) -> None:
+        """Drop what still comes of the body, for a while; when :meth:`run` has been cancelled."""
+        with trio.move_on_after(LINGER):
+            # What goes wrong here is nothing to anybody: the response was cut.
+            with suppress(Exception):
+                while (await self._receive()).get("more_body"):
+                    pass
 
     async def _watch(self) -> Exception | None:
         while self._exchange.request is not RequestState.GONE:

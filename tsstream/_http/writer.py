@@ -19,7 +19,6 @@ from .timer import Timer
 from .watcher import Watcher
 
 GATHERED = 1000  # items in one batch: what is encoded without a look at anything else
-LINGER = 1.0  # seconds: for a client to finish an upload that nobody wanted, before we end
 # RFC 9113, 8.2.2: an HTTP/2 message with one of these is malformed.
 CONNECTION_HEADERS = ("connection", "keep-alive", "proxy-connection", "upgrade")
 
@@ -98,7 +97,7 @@ class Writer:
             if data:
                 await self._send_data(data)
                 data = b""
-            await self._watcher.wait_settled(LINGER)
+            await self._watcher.wait_settled()
         self._exchange.on_response(ResponseEvent.FINISH)
         await self._sender.send(_body(data, more_body=False))
         if not self._sender.broken:
@@ -192,8 +191,9 @@ async def raise_suppressed(failure: BaseException) -> None:
     if isinstance(failure, trio.Cancelled):
         await trio.lowlevel.checkpoint()  # if it is not over, it is raised again here
         raise RuntimeError(
-            "the body's context manager cancelled the stream before its channel had ended, so "
-            "the body is incomplete; close the channel's send end to end it well"
+            "the body's context manager ended the stream before its channel had ended: it "
+            "suppressed a producer's error, or cancelled the stream itself; to end a stream "
+            "well, close the send end of its channel"
         ) from failure
     failure.add_note("The body's context manager suppressed this error; the body is incomplete.")
     raise failure
