@@ -2,8 +2,10 @@ import builtins
 import importlib.metadata
 import os
 import re
+import sys
 
 import attrs
+from docutils import nodes
 
 import tsstream
 
@@ -24,6 +26,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+add_module_names = False
 python_maximum_signature_line_length = 80
 # Sphinx 9's new autodoc does not ask sphinxcontrib-trio's documenters, and then "async with" is
 # missing in front of every async context manager.
@@ -56,10 +59,17 @@ def leave_out_sources(app, what, name, obj, options, lines):
     lines[:] = SOURCES.sub("", "\n".join(lines)).split("\n")
 
 
-def show_attrs_defaults(app, what, name, obj, options, signature, return_annotation):
-    """Show the defaults of an attrs class; the source of its __init__ says attr_dict[...]."""
-    if what != "class" or not attrs.has(obj) or signature is None:
+def show_defaults(app, what, name, obj, options, signature, return_annotation):
+    """Show values for the names of our constants, and those that attrs has in attr_dict[...]."""
+    if signature is None:
         return None
+
+    def value(constant):
+        found = getattr(sys.modules.get(obj.__module__), constant[0], None)
+        return repr(found) if isinstance(found, int | float) else constant[0]
+
+    if what != "class" or not attrs.has(obj):
+        return re.sub(r"(?<== )[A-Z_]+\b", value, signature), return_annotation
     signature = re.sub(r", \w+: [~\w.]*\._\w+ = [^,)]*", "", signature)  # private ones
     for field in attrs.fields(obj):
         default = ENCODERS.get(id(field.default), repr(field.default))
@@ -67,6 +77,25 @@ def show_attrs_defaults(app, what, name, obj, options, signature, return_annotat
     return signature, return_annotation
 
 
+def link_to_public_name(app, env, node, contnode):
+    """Let an annotation that names tsstream._some.module.Headers link to tsstream.Headers."""
+    module, _, name = node.get("reftarget", "").rpartition(".")
+    if module.startswith("tsstream._") and name in tsstream.__all__:
+        return env.domains["py"].resolve_xref(
+            env, node["refdoc"], app.builder, "obj", f"tsstream.{name}", node, contnode
+        )
+    return None
+
+
+def trim_listings(app, doctree):
+    """Leave out the blank lines between a listing and the marker at which it ends."""
+    for block in doctree.findall(nodes.literal_block):
+        block.rawsource = block.astext().rstrip()
+        block.children = [nodes.Text(block.rawsource)]
+
+
 def setup(app):
+    app.connect("doctree-read", trim_listings)
+    app.connect("missing-reference", link_to_public_name)
     app.connect("autodoc-process-docstring", leave_out_sources, priority=400)  # before napoleon
-    app.connect("autodoc-process-signature", show_attrs_defaults)
+    app.connect("autodoc-process-signature", show_defaults)

@@ -43,7 +43,8 @@ async def dawdle(send_channel: trio.MemorySendChannel[str]) -> None:
 
 @app.get("/slow")
 async def slow(request: Request) -> Response:
-    return Response(merge(dawdle), media_type="text/plain", policy=StreamPolicy(first_item=5.0))
+    policy = StreamPolicy(first_item=5.0)
+    return Response(merge(dawdle), media_type="text/plain", policy=policy)
 
 
 # [cleanup]

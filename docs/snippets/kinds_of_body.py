@@ -3,12 +3,22 @@
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import trio
 
-from tsstream import App, Request, Response, json_response, merge, ndjson_response
+from tsstream import (
+    App,
+    Encoder,
+    Request,
+    Response,
+    json_response,
+    merge,
+    ndjson_response,
+    text_response,
+)
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -24,6 +34,11 @@ async def text(request: Request) -> str:
 @app.get("/bytes")
 async def octets(request: Request) -> bytes:
     return b"caf\xc3\xa9\n"
+
+
+@app.post("/made")
+async def made(request: Request) -> Response:
+    return text_response("made\n", 201)
 
 
 @app.get("/data")
@@ -44,7 +59,7 @@ async def open_squares(limit: int) -> AsyncIterator[trio.MemoryReceiveChannel[st
         nursery.start_soon(produce, send_channel)
         with receive_channel:
             yield receive_channel
-        nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
 
 
 Body = AbstractAsyncContextManager[trio.MemoryReceiveChannel[str]]
@@ -93,15 +108,27 @@ async def readme(request: Request) -> IO[bytes]:
     return README.open("rb")
 
 
+# [encoder]
+LINES = Encoder(lambda item: f"{item}\n".encode(), media_type="text/plain; charset=utf-8")
+
+
+@app.get("/numbers")
+async def numbers(request: Request) -> Response:
+    return Response(range(4), encoder=LINES)
+
+
 # [duplex]
+async def shout(
+    body: trio.abc.ReceiveChannel[bytes], send_channel: trio.MemorySendChannel[bytes]
+) -> None:
+    async for chunk in body:
+        await send_channel.send(chunk.upper())
+
+
 @app.post("/upper")
 @asynccontextmanager
 async def upper(request: Request) -> AsyncIterator[Response]:
-    async def shout(send_channel: trio.MemorySendChannel[bytes]) -> None:
-        async for chunk in request.body:
-            await send_channel.send(chunk.upper())
-
-    async with merge(shout) as chunks:
+    async with merge(partial(shout, request.body)) as chunks:
         yield Response(chunks)
 
 

@@ -29,7 +29,7 @@ async def open_ticks() -> AsyncIterator[trio.MemoryReceiveChannel[str]]:
         nursery.start_soon(tick, send_channel)
         with receive_channel:
             yield receive_channel
-        nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
 
 
 @app.get("/ticks")

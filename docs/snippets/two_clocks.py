@@ -10,7 +10,10 @@ from tsstream import App, Request, Response, merge
 app = App()
 
 
-async def clock(sound: str, interval: float, send_channel: trio.MemorySendChannel[str]) -> None:
+SendChannel = trio.MemorySendChannel[str]
+
+
+async def clock(sound: str, interval: float, send_channel: SendChannel) -> None:
     for number in itertools.count(1):
         await send_channel.send(f"{sound} {number}\n")
         await trio.sleep(interval)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import attrs
+import background
 import embed_dispatcher
 import embed_nursery
 import embed_starlette
@@ -145,6 +147,7 @@ async def test_events_in_a_browser(two_feeds: Feeds, monkeypatch: pytest.MonkeyP
         ("/generated", "0\n1\n2\n3\n"),
         ("/rows", '{"row":0}\n{"row":1}\n{"row":2}\n{"row":3}\n'),
         ("/readme", (ROOT / "README.md").read_text(encoding="utf-8")),
+        ("/numbers", "0\n1\n2\n3\n"),
     ],
 )
 async def test_kinds_of_body(path: str, body: str) -> None:
@@ -156,12 +159,49 @@ async def test_kinds_of_body(path: str, body: str) -> None:
 
 async def test_data_duplex_and_upload() -> None:
     async with open_client(kinds_of_body.app) as client:
+        response = await client.post("/made")
+        assert (response.status_code, response.text) == (201, "made\n")
         response = await client.get("/data?b=2")
         assert response.json() == {"path": "/data", "query": {"b": "2"}}
         response = await client.post("/upper", content=[b"one ", b"two"])
         assert response.text == "ONE TWO"
         response = await client.post("/sum", content=json.dumps([1, 2, 3]).encode())
         assert response.text == "6\n"
+
+
+async def test_duplex_that_asks_for_the_body_too_late() -> None:
+    """The response starts before a producer of a live response has begun (RQ-23)."""
+    app = App()
+
+    @app.post("/")
+    @asynccontextmanager
+    async def upper(request: Request) -> AsyncIterator[Response]:
+        async def shout(send_channel: trio.MemorySendChannel[bytes]) -> None:
+            async for chunk in request.body:
+                await send_channel.send(chunk.upper())
+
+        async with merge(shout) as chunks:
+            yield Response(chunks, live=True)
+
+    async with open_client(app) as client:
+        with pytest.raises(trio.ClosedResourceError, match="before anybody had asked for it"):
+            await client.post("/", content=[b"one"])
+
+
+async def test_background_work_is_done_before_its_archive_closes(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_client(background.app) as client:
+        start = trio.current_time()
+        response = await client.post("/notes", content=b"first")
+        assert (response.status_code, trio.current_time()) == (202, start)
+        assert (await client.get("/notes")).text == "0 notes\n"
+        await trio.sleep(3)
+        assert (await client.get("/notes")).text == "1 notes\n"
+        await client.post("/notes", content=b"last")
+        archive = background.app.state
+    assert archive.notes == ["first", "last"]
+    assert not archive.open
 
 
 async def test_endings(autojump_clock: MockClock, capsys: pytest.CaptureFixture[str]) -> None:
