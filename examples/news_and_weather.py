@@ -85,7 +85,7 @@ def encode_line(item: Item) -> bytes:
 
 
 FORMATS = {
-    "text": Encoder(encode_line, "text/plain; charset=utf-8"),
+    "text": Encoder(encode_line, media_type="text/plain; charset=utf-8"),
     "sse": SSE,
     "ndjson": attrs.evolve(NDJSON, encode=lambda item: NDJSON.encode(to_text(item))),
 }

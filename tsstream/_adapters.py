@@ -40,10 +40,11 @@ async def _run_generator(
             await send_channel.send(_snapshot(item))
     finally:
         # Not shielded: a cancelled generator may clean up, and shield that, itself.
-        await _close_generator(generator)  # noqa: ASYNC102
+        await close_generator(generator)  # noqa: ASYNC102
 
 
-async def _close_generator(generator: AsyncGenerator[object, None]) -> None:
+async def close_generator(generator: AsyncGenerator[object, None]) -> None:
+    """Close *generator*; a GeneratorExit of ours that it gives back in a group is no error."""
     try:
         await generator.aclose()
     except BaseExceptionGroup as group:

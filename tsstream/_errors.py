@@ -11,8 +11,9 @@ from tsstream._sansio.headers import Headers
 class HTTPError(Exception):
     """Answer the request with this status: the client's fault or the handler's wish.
 
-    It works from a handler, from a producer, while a body is entered and from a body read,
-    as long as the response has not started; after that the response is cut.
+    It works from a handler, from a producer, while a body is entered and from a body read, as
+    long as the response has not started: that of a live response starts when its body has been
+    entered. After that the response is cut.
 
     Args:
       status_code: 400 to 599.

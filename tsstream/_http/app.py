@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, cast, overload
@@ -35,12 +36,13 @@ class App(Generic[StateT]):
         gives the response that is sent; in this order, before the body is entered.
       policy: the limits of all streams.
       errors: the status for exceptions that are not an :class:`HTTPError`, e.g.
-        ``{ConnectionRefusedError: 502}``.
+        ``{ConnectionRefusedError: 502}``. Subclasses count; the most specific class decides.
       on_end: called as ``on_end(request, ending)`` once for each request, at its very end.
-      background_grace: seconds that tasks in :attr:`nursery` are given at shutdown.
+      background_grace: seconds that tasks in :attr:`nursery` are given at shutdown; 5 by default.
       debug: show tracebacks to clients.
 
     Raises:
+      TypeError: *on_end* is an async function.
       ValueError: a status in *errors* is not an error's.
     """
 
@@ -52,7 +54,7 @@ class App(Generic[StateT]):
         transforms: Sequence[Transform] = ...,
         policy: StreamPolicy | None = ...,
         errors: Mapping[type[Exception], int] | None = ...,
-        on_end: Callable[[Request[Any], Ending], object] | None = ...,
+        on_end: Callable[[Request[Any], Ending], None] | None = ...,
         background_grace: float = ...,
         debug: bool = ...,
     ) -> None: ...
@@ -65,7 +67,7 @@ class App(Generic[StateT]):
         transforms: Sequence[Transform] = ...,
         policy: StreamPolicy | None = ...,
         errors: Mapping[type[Exception], int] | None = ...,
-        on_end: Callable[[Request[Any], Ending], object] | None = ...,
+        on_end: Callable[[Request[Any], Ending], None] | None = ...,
         background_grace: float = ...,
         debug: bool = ...,
     ) -> None: ...
@@ -77,10 +79,12 @@ class App(Generic[StateT]):
         transforms: Sequence[Transform] = (),
         policy: StreamPolicy | None = None,
         errors: Mapping[type[Exception], int] | None = None,
-        on_end: Callable[[Request[Any], Ending], object] | None = None,
+        on_end: Callable[[Request[Any], Ending], None] | None = None,
         background_grace: float = 5.0,
         debug: bool = False,
     ) -> None:
+        if inspect.iscoroutinefunction(on_end):
+            raise TypeError("on_end is a plain function: it is called when nothing can wait")
         self._lifespan = lifespan
         self._background_grace = background_grace
         self._settings = Settings(
@@ -147,6 +151,11 @@ class App(Generic[StateT]):
             self._mounted.append(app)
 
     @property
+    def policy(self) -> StreamPolicy:
+        """The limits of all streams; ``attrs.evolve(app.policy, ...)`` changes some for one."""
+        return self._settings.policy
+
+    @property
     def nursery(self) -> AppNursery:
         """The nursery for work that must outlive its request; there once the lifespan has begun."""
         return self._running()
@@ -159,6 +168,11 @@ class App(Generic[StateT]):
         return cast("StateT", self._state)
 
     def _running(self) -> AppNursery:
+        if self._nursery is None and self._lifespan_open:
+            raise RuntimeError(
+                "app.nursery and app.state are there for requests: once the lifespan has yielded, "
+                "and until it goes on; in the lifespan itself, open a nursery of its own"
+            )
         if self._nursery is None:
             raise RuntimeError(
                 "this app's lifespan is not running: the server, or the app that it is mounted "
@@ -180,6 +194,8 @@ class App(Generic[StateT]):
         async with AsyncExitStack() as stack:
             stack.callback(self._forget_lifespan)
             for app in self._mounted:
+                if app._lifespan_open:
+                    continue  # mounted a second time, in another of our apps
                 await stack.enter_async_context(app.open_lifespan())
             if self._lifespan is not None:
                 self._state = await stack.enter_async_context(self._lifespan(self))

@@ -12,7 +12,7 @@ HANDLER_RETURNED = (
 )
 STARTED_UNOPENED = (
     "the request body is closed because the response started before anybody had asked for it; "
-    "write 'body = request.body' before yielding the response"
+    "write 'body = request.body' before yielding the response, and pass that to the producer"
 )
 
 

@@ -61,8 +61,9 @@ def hidden_errors(error: BaseException) -> Iterator[Exception]:
         inner = leaf.__context__ if isinstance(leaf, trio.Cancelled) else None
         while inner is not None and inner not in seen:
             seen.append(inner)
-            if isinstance(inner, Exception) and not _steering(inner) and frames & _frames(inner):
-                yield inner
+            hidden = _without_steering(inner)
+            if hidden is not None and frames & _frames(inner):
+                yield hidden
             inner = inner.__context__
 
 
@@ -70,5 +71,9 @@ def _frames(error: BaseException) -> set[FrameType]:
     return {frame for frame, _ in walk_tb(error.__traceback__)}
 
 
-def _steering(error: Exception) -> bool:
-    return all(isinstance(leaf, STEERING) for leaf in leaves(error))
+def _without_steering(error: BaseException) -> Exception | None:
+    """Give what is an error in *error*: nothing, all of it, or a part if it is a group."""
+    if isinstance(error, BaseExceptionGroup):
+        rest = error.split(STEERING)[1]
+        return unwrapped(rest) if isinstance(rest, Exception) else None
+    return error if isinstance(error, Exception) and not isinstance(error, STEERING) else None

@@ -14,7 +14,12 @@ from typing import IO, Any, Protocol, TypeAlias, cast
 import attrs
 import trio
 
-from tsstream._adapters import open_generator_task, open_iterator_thread, read_chunks
+from tsstream._adapters import (
+    close_generator,
+    open_generator_task,
+    open_iterator_thread,
+    read_chunks,
+)
 
 from .breakage import is_breakage
 
@@ -114,12 +119,10 @@ async def open_items(content: object) -> AsyncIterator[Items]:
         with scope:
             async with AsyncExitStack() as stack:
                 if is_context_manager(content):
-                    content = await stack.enter_async_context(
-                        cast("AbstractAsyncContextManager[object]", content)
-                    )
-                    channel = await _enter_channel(content, stack, in_own_task=False)
+                    yielded = await _enter_manager(content, stack)
+                    channel = await _enter_channel(yielded, stack, bare=False)
                 else:
-                    channel = await _enter_channel(content, stack, in_own_task=True)
+                    channel = await _enter_channel(content, stack, bare=True)
                 items = Items(channel)
                 stack.push(_early_stop(items, scope))
                 yield items
@@ -143,10 +146,20 @@ def discard(content: object) -> None:
         close()
 
 
-async def _enter_channel(
-    content: object, stack: AsyncExitStack, *, in_own_task: bool
-) -> ItemChannel:
-    """Make *content* a channel that *stack* closes."""
+async def _enter_manager(manager: object, stack: AsyncExitStack) -> object:
+    left: list[object] = []
+    stack.callback(_close_channels, left)
+    yielded = await stack.enter_async_context(cast("AbstractAsyncContextManager[object]", manager))
+    left.append(yielded)
+    return yielded
+
+
+async def _enter_channel(content: object, stack: AsyncExitStack, *, bare: bool) -> ItemChannel:
+    """Make *content* a channel that *stack* closes.
+
+    Args:
+      bare: nobody else owns it: it is not what a context manager has yielded.
+    """
     check_content(content)
     if is_context_manager(content):
         raise TypeError(
@@ -158,9 +171,10 @@ async def _enter_channel(
     if isinstance(content, list | tuple):
         return _ListChannel(content)
     if _is_channel(content):
+        stack.callback(_close_channels, [content] if bare else [])
         stack.push_async_exit(partial(_close, content))
         return cast("ItemChannel", content)
-    if isinstance(content, AsyncGenerator) and in_own_task:
+    if isinstance(content, AsyncGenerator) and bare:
         return await stack.enter_async_context(open_generator_task(content))
     if hasattr(type(content), "__aiter__"):
         return await _enter_async_iterable(cast("AsyncIterable[object]", content), stack)
@@ -172,13 +186,15 @@ async def _enter_async_iterable(
     content: AsyncIterable[object], stack: AsyncExitStack
 ) -> ItemChannel:
     if hasattr(type(content), "__aenter__"):
-        entered = await stack.enter_async_context(
+        content = await stack.enter_async_context(
             cast("AbstractAsyncContextManager[AsyncIterable[object]]", content)
         )
-        return _IteratorChannel(aiter(entered))
-    stack.push_async_exit(partial(_close, content))
+    else:
+        stack.push_async_exit(partial(_close, content))
     iterator = aiter(content)
     if iterator is not content:
+        if isinstance(iterator, AsyncGenerator):  # "async def __aiter__" with a yield in it
+            return await stack.enter_async_context(open_generator_task(iterator))
         stack.push_async_exit(partial(_close, iterator))
     return _IteratorChannel(iterator)
 
@@ -220,16 +236,25 @@ class _IteratorChannel:
 
 
 async def _close(resource: object, error: type[BaseException] | None, *_: object) -> None:
-    """Close what a context manager yielded: ``aclose()``, else ``close()``."""
+    """Close what a context manager yielded, before it is left: ``aclose()``, else ``close()``."""
     if isinstance(resource, trio.MemoryReceiveChannel):
         # Not while an error is in flight: its producers would fail with BrokenResourceError
         # before their nursery, which is about to cancel them, has heard of the error.
         if error is None:
             resource.close()
+    elif isinstance(resource, AsyncGenerator):
+        await close_generator(resource)
     elif hasattr(resource, "aclose"):
         await resource.aclose()
     elif hasattr(resource, "close"):
         resource.close()
+
+
+def _close_channels(resources: list[object]) -> None:
+    """Close, whatever happened, the memory channels that nobody else has closed."""
+    for resource in resources:
+        if isinstance(resource, trio.MemoryReceiveChannel):
+            resource.close()
 
 
 def _is_channel(content: object) -> bool:

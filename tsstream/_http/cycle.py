@@ -53,8 +53,8 @@ class Settings:
     transforms: Sequence[Transform] = ()
     policy: StreamPolicy = attrs.field(factory=StreamPolicy)
     pages: ErrorPages = attrs.field(factory=ErrorPages)
-    on_end: Callable[[Request[Any], Ending], object] | None = None
-    hinted: set[Handler] = attrs.field(factory=set)  # that give async generators (D31)
+    on_end: Callable[[Request[Any], Ending], None] | None = None
+    hinted: set[int] = attrs.field(factory=set)  # handlers that give async generators (D31)
 
 
 class Cycle:
@@ -79,8 +79,8 @@ class Cycle:
         self._exchange = Exchange()
         self._outcome = Outcome(request, settings.pages)
         self._given = Given(request, settings.transforms)
-        self._sender = Sender(send, self._on_send_error)
         self._timer = Timer(settings.policy, self._on_limit, self._on_silence)
+        self._sender = Sender(send, self._timer, self._on_send_error)
         self._watcher = Watcher(
             receive,
             self._exchange,
@@ -145,20 +145,31 @@ class Cycle:
         if outcome.error is None or outcome.from_outside:
             return
         if self._exchange.can_answer_error:
-            await self._attempt(self._answer_error, outcome.error, limit=self._timer.policy.send)
+            await self._attempt(
+                self._answer_error,
+                outcome.error,
+                limit=self._timer.policy.send,
+                on_error=outcome.fail_page,
+            )
         elif outcome.reason == "error":
             # What was taken from the body before it failed is sent (D10).
             with trio.move_on_after(LAST_WORDS) as self._scope:
                 await self._sender.wait_sent()
 
     async def _attempt(
-        self, step: Callable[..., Awaitable[None]], *args: object, limit: float | None = None
+        self,
+        step: Callable[..., Awaitable[None]],
+        *args: object,
+        limit: float | None = None,
+        on_error: Callable[[Exception], None] | None = None,
     ) -> None:
         """Run a step in a scope that a disconnect or a limit cancels, and keep its error.
 
         Args:
           limit: in seconds, for a step that is one send, and the LINGER before its end.
+          on_error: is told the error; by default that is the exchange's.
         """
+        fail = self._outcome.fail if on_error is None else on_error
         try:
             with trio.move_on_after(math.inf if limit is None else limit + LINGER) as self._scope:
                 try:
@@ -170,15 +181,15 @@ class Cycle:
                 stalled = trio.TooSlowError(f"send limit of {limit:g} s reached")
                 self._outcome.reach_limit("send", stalled)
         except Exception as error:
-            self._outcome.fail(without_breakage(error))
+            fail(without_breakage(error))
         except BaseException as error:  # noqa: ASYNC103 (a stray Cancelled is an error, D39)
             found = error_within(error)
             if found is not None:
-                self._outcome.fail(found)
+                fail(found)
             if trio.current_effective_deadline() == -math.inf:
                 raise cancellation_within(error) from None  # noqa: ASYNC104 (a part of it)
             if found is None:
-                self._outcome.fail(stray_cancellation(error))
+                fail(stray_cancellation(error))
 
     # The user's code, in the order in which a request meets it.
 
@@ -223,9 +234,9 @@ class Cycle:
 
     def _accept(self, given: object) -> Response:
         response = self._given.accept(given)
-        if isinstance(given, AsyncGenerator) and self._handler not in self._settings.hinted:
-            self._settings.hinted.add(self._handler)
-            logger.debug("%s: an async generator is run in a task of its own", self._outcome)
+        if isinstance(given, AsyncGenerator) and id(self._handler) not in self._settings.hinted:
+            self._settings.hinted.add(id(self._handler))
+            logger.debug("%s: an async generator is run in a task of its own", self._request)
         if response.policy is not None:
             self._timer.adopt(response.policy)
         return response
@@ -240,7 +251,7 @@ class Cycle:
 
     async def _finish(self) -> None:
         if self._streamed:
-            await self._writer.finish_stream()
+            await self._writer.finish_stream(self._given.response)
             return
         response = self._given.response
         if has_body(self._request, response):
@@ -274,10 +285,14 @@ class Cycle:
     def _on_limit(self, limit: str, seconds: float) -> None:
         text = f"{limit} limit of {seconds:g} s"
         if self._interrupt(f"{text} reached"):
-            self._outcome.reach_limit(limit, timeout_error(text, self._exchange))
+            self._outcome.reach_limit(
+                limit, timeout_error(text, can_answer=self._exchange.can_answer_error)
+            )
 
     def _on_send_error(self, error: Exception) -> None:
         if isinstance(error, LOST_CONNECTION):
+            logger.debug("%s: the connection is lost: %r", self._request, error)
+            self._request.disconnected.set()
             self._on_disconnect()
         elif self._interrupt(f"the server failed: {error!r}") or self._outcome.reason is None:
             self._outcome.blame_outside(error)
@@ -286,13 +301,13 @@ class Cycle:
         if self._interrupt(f"the server failed: {error!r}"):
             self._outcome.blame_outside(error)
         else:
-            logger.warning("%s: the server failed at the end", self._outcome, exc_info=error)
+            logger.warning("%s: the server failed at the end", self._request, exc_info=error)
 
     def _on_strange_message(self, error: Exception) -> None:
         if self._interrupt(str(error)):
             self._outcome.fail(error)
         else:
-            logger.warning("%s: %s", self._outcome, error)
+            logger.warning("%s: %s", self._request, error)
 
     def _on_silence(self) -> None:
         self._writer.send_heartbeat()

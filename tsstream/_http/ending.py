@@ -19,8 +19,8 @@ class Ending:
     Attributes:
       reason: ``complete``, the client was sent all of a response, be it an error page; ``error``,
         the response was cut; ``disconnect``, the client left first; ``timeout``, a limit of the
-        :class:`StreamPolicy` was reached; ``cancelled``, the server stopped or somebody else
-        cancelled the app.
+        :class:`StreamPolicy` was reached, be it answered with 504 or cut; ``cancelled``, the
+        server stopped or somebody else cancelled the app.
       status_code: of the response, ``None`` if none was started.
       bytes_sent: of the body, taken by the server.
       duration: in seconds, from the request's head to the end.

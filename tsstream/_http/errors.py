@@ -9,7 +9,6 @@ import attrs
 import trio
 
 from tsstream._errors import HTTPError
-from tsstream._sansio.exchange import Exchange
 from tsstream._util import leaves
 
 from .response import Response
@@ -54,11 +53,13 @@ class ErrorPages:
             text = "".join(traceback.format_exception(error))
         else:
             text = answer.detail
-        return Response(text, answer.status_code, answer.headers, "text/plain")
+        # An error may quote what UTF-8 cannot say, such as half a surrogate pair from JSON.
+        page = text.encode(errors="replace")
+        return Response(page, answer.status_code, answer.headers, "text/plain")
 
 
-def timeout_error(text: str, exchange: Exchange) -> Exception:
+def timeout_error(text: str, *, can_answer: bool) -> Exception:
     """Give the exception for a limit that was reached: 504 if it can be answered (D24)."""
-    if exchange.can_answer_error:
+    if can_answer:
         return HTTPError(504, f"Gateway Timeout: {text} reached")
     return trio.TooSlowError(f"{text} reached")

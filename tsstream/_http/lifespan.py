@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import trio
 
 from tsstream._asgi import Receive, Send
 
+from .cancellation import cancellation_within, error_within
 from .ending import logger
 
 if TYPE_CHECKING:
@@ -51,10 +53,8 @@ class AppNursery:
 
 
 async def _run_logged(fn: Callable[..., Awaitable[object]], args: tuple[object, ...]) -> None:
-    try:
+    with _logging_errors(fn):
         await fn(*args)
-    except Exception:
-        logger.exception("background task %r failed", fn)
 
 
 async def _run_logged_once_started(  # noqa: ASYNC128 (the task itself calls started())
@@ -64,12 +64,23 @@ async def _run_logged_once_started(  # noqa: ASYNC128 (the task itself calls sta
     task_status: trio.TaskStatus[Any],
 ) -> None:
     status = _Started(task_status)
-    try:
+    with _logging_errors(fn, status):
         await fn(*args, task_status=status)
-    except Exception:
-        if not status.called:
-            raise
-        logger.exception("background task %r failed", fn)
+
+
+@contextmanager
+def _logging_errors(fn: object, status: _Started | None = None) -> Iterator[None]:
+    """Log an error of *fn*, also one that comes together with a cancellation."""
+    try:
+        yield
+    except (Exception, BaseExceptionGroup) as error:
+        if status is not None and not status.called:
+            raise  # to whoever waits in start()
+        found = error if isinstance(error, Exception) else error_within(error)
+        if found is not None:
+            logger.error("background task %r failed", fn, exc_info=found)
+        if not isinstance(error, Exception):
+            raise cancellation_within(error) from None
 
 
 class _Started:

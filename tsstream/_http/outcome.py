@@ -38,8 +38,13 @@ class Outcome:
         if self.reason is None:
             self.reason = "error"
             self.error = error
-        elif self.reason != "error" and not is_breakage(error):
-            logger.error("%s failed while it was being cancelled", self, exc_info=error)
+        elif not is_breakage(error) and self._pages.http_error(error).status_code >= 500:
+            logger.error("%s failed while it was being cancelled", self._request, exc_info=error)
+
+    def fail_page(self, error: Exception) -> None:
+        """The page that was to tell of the error could not be sent (D45)."""
+        if self.error is not None:
+            self.error.add_note(f"The error page could not be sent: {error!r}")
 
     def blame_outside(self, error: Exception) -> None:
         """``receive`` or ``send`` raised *error*."""
@@ -56,7 +61,7 @@ class Outcome:
     def note_hidden(self, error: BaseException) -> None:
         """Tell of the errors that a cancellation replaced while they were on their way up."""
         for hidden in hidden_errors(error):
-            logger.warning("%s: a cancellation replaced this error", self, exc_info=hidden)
+            logger.warning("%s: a cancellation replaced this error", self._request, exc_info=hidden)
 
     def conclude(self, *, answered: bool, bytes_sent: int) -> Reason:
         """Say how the exchange ended, and log it as section D says.
@@ -65,18 +70,21 @@ class Outcome:
           answered: the final message was sent, of whatever response.
           bytes_sent: of the body.
         """
-        if self.reason == "error" and not answered and self._request.disconnected.is_set():
+        request, error = self._request, self.error
+        if self.reason == "error" and not answered and request.disconnected.is_set():
             self._conclude_unheard()
         elif self.reason == "error" and answered:
             self._conclude_answered()
             return "complete"
         elif self.reason == "error" and not self._is_refusal_from_outside():
-            logger.error("%s: stream failed after %d bytes", self, bytes_sent, exc_info=self.error)
+            logger.error("%s: stream failed after %d bytes", request, bytes_sent, exc_info=error)
+        elif self.reason == "timeout" and answered:
+            logger.warning("%s: %s", request, error)
         elif self.reason == "timeout":
-            logger.warning("%s: %s after %d bytes", self, self.error, bytes_sent)
+            logger.warning("%s: %s after %d bytes", request, error, bytes_sent)
         reason: Reason = self.reason or ("complete" if answered else "disconnect")
         if reason == "disconnect":
-            logger.debug("%s: client disconnected after %d bytes", self, bytes_sent)
+            logger.debug("%s: client disconnected after %d bytes", request, bytes_sent)
         return reason
 
     def must_raise(self, *, answered: bool) -> bool:
@@ -92,14 +100,14 @@ class Outcome:
     def report(
         self,
         reason: Reason,
-        hook: Callable[[Request[Any], Ending], object] | None,
+        hook: Callable[[Request[Any], Ending], None] | None,
         *,
         status_code: int | None,
         bytes_sent: int,
     ) -> None:
         """Call the app's hook; the very last step."""
         if reason == "cancelled" and self.error is not None:
-            logger.error("%s failed, and was cancelled", self, exc_info=self.error)
+            logger.error("%s failed, and was cancelled", self._request, exc_info=self.error)
         if hook is None:
             return
         ending = Ending(
@@ -113,17 +121,17 @@ class Outcome:
         try:
             hook(self._request, ending)
         except Exception:
-            logger.exception("%s: the on_end hook failed", self)
+            logger.exception("%s: the on_end hook failed", self._request)
 
     def _conclude_unheard(self) -> None:
         if self._status() >= 500:
-            logger.error("%s failed, and the client has gone", self, exc_info=self.error)
+            logger.error("%s failed, and the client has gone", self._request, exc_info=self.error)
         self.reason = "disconnect"
 
     def _conclude_answered(self) -> None:
         status_code = self._status()
         if status_code >= 500:
-            logger.error("%s: answered %d", self, status_code, exc_info=self.error)
+            logger.error("%s: answered %d", self._request, status_code, exc_info=self.error)
 
     def _is_refusal_from_outside(self) -> bool:
         """Say whether a middleware ended this with a 4xx of its own, which it will answer."""
@@ -132,6 +140,3 @@ class Outcome:
     def _status(self) -> int:
         assert self.error is not None
         return self._pages.http_error(self.error).status_code
-
-    def __str__(self) -> str:
-        return f"{self._request.method} {self._request.path}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any, Generic
+from urllib.parse import quote
 
 import trio
 
@@ -25,6 +26,7 @@ else:
 
     StateT = TypeVar("StateT")
 
+PATH_SAFE = "/:@!$&'()*+,;=~"  # RFC 3986, 3.3
 MAX_BODY = 16 * 1024 * 1024  # bytes: what read() keeps in memory; Quart's and Django's order
 
 
@@ -108,7 +110,7 @@ class Request(Generic[StateT]):
         """Give the whole body; a second call gives the same bytes.
 
         Args:
-          limit: of what is kept in memory, in bytes.
+          limit: of what is kept in memory, in bytes; 16 MiB by default.
 
         Raises:
           HTTPError: 413, the body is larger than *limit*.
@@ -146,6 +148,12 @@ class Request(Generic[StateT]):
             return json.loads(await self.read())
         except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
             raise HTTPError(400, f"The request body is not valid JSON: {error}.") from None
+        except RecursionError:
+            raise HTTPError(400, "The request body is JSON that is nested too deep.") from None
+
+    def __str__(self) -> str:
+        # Quoted, so that no client can write lines of its own into the log.
+        return f"{self.method} {quote(self.path, safe=PATH_SAFE)}"
 
     def _content_length(self) -> int | None:
         value = self.headers.get("content-length", "")

@@ -46,13 +46,14 @@ class Response:
 
     Args:
       content: bytes or text; an async context manager that yields a receive channel; or a
-        channel, an (async) iterator, an async generator, a file.
+        channel, an (async) iterator, an async generator, a list, a file.
       status_code: 200 to 599.
       headers: a mapping or pairs. A Content-Length here is a promise that the body is held to.
       media_type: the Content-Type; else the encoder's, else ``text/plain`` for text and
         ``application/octet-stream``.
       encoder: turns the items of the body into bytes.
-      live: the body has no natural end. Its head goes out as soon as the body is entered.
+      live: the body has no natural end. Its head goes out as soon as the body is entered, so
+        that a later error can only cut it.
       policy: the limits, instead of the app's.
 
     Raises:
@@ -68,7 +69,7 @@ class Response:
     encoder: Encoder = attrs.field(default=BYTES, kw_only=True)
     live: bool = attrs.field(default=False, kw_only=True)
     policy: StreamPolicy | None = attrs.field(default=None, kw_only=True)
-    _use: _Use = attrs.field(default=None, kw_only=True, repr=False)
+    _use: _Use = attrs.field(default=None, kw_only=True, repr=False, alias="_use")
 
     def __attrs_post_init__(self) -> None:
         check_content(self.content)
@@ -87,8 +88,10 @@ class Response:
 
     async def __aenter__(self) -> trio.abc.ReceiveChannel[bytes]:
         """Enter the body, and give the channel of its bytes. May block."""
-        self._use.opened = _open_bytes(self)
-        return await self._use.opened.__aenter__()
+        opened = _open_bytes(self)
+        channel = await opened.__aenter__()
+        self._use.opened = opened  # now, so that a second, failing entry cannot replace it
+        return channel
 
     async def __aexit__(
         self,
@@ -111,16 +114,14 @@ class Response:
         )
 
 
-@asynccontextmanager
-async def open_body(response: Response) -> AsyncIterator[Items]:
+def open_body(response: Response) -> AbstractAsyncContextManager[Items]:
     """Enter a response's body, the only time that this is possible.
 
     Raises:
       ResponseConsumed: it was entered before (AC-9, D42).
     """
     consume(response)
-    async with open_items(response.content) as items:
-        yield items
+    return open_items(response.content)
 
 
 def consume(response: Response) -> None:
@@ -155,6 +156,20 @@ class _ByteChannel(trio.abc.ReceiveChannel[bytes]):
         while True:
             try:
                 item = await self._items.channel.receive()
+            except trio.EndOfChannel:
+                self._items.ended = True
+                raise
+            if chunk := self._encode(item):
+                return bytes(chunk)
+
+    def receive_nowait(self) -> bytes:
+        """Give a chunk that is ready, or raise :class:`trio.WouldBlock`."""
+        receive_nowait = getattr(self._items.channel, "receive_nowait", None)
+        if receive_nowait is None:
+            raise trio.WouldBlock
+        while True:
+            try:
+                item = receive_nowait()
             except trio.EndOfChannel:
                 self._items.ended = True
                 raise

@@ -9,6 +9,8 @@ import trio
 
 from tsstream._asgi import Message, Send
 
+from .timer import Timer
+
 
 class Sender:
     """Send ASGI messages, one at a time and in order.
@@ -21,11 +23,13 @@ class Sender:
 
     Args:
       send: the server's.
+      timer: is told when a send begins and ends.
       on_error: told, once, what the server's ``send()`` raised; nothing is sent after that.
     """
 
-    def __init__(self, send: Send, on_error: Callable[[Exception], None]) -> None:
+    def __init__(self, send: Send, timer: Timer, on_error: Callable[[Exception], None]) -> None:
         self._send = send
+        self._timer = timer
         self._on_error = on_error
         self._queue: deque[Message] = deque()
         self._arrived = trio.lowlevel.ParkingLot()
@@ -80,13 +84,17 @@ class Sender:
 
     async def _drain(self) -> None:
         while self._queue:
-            message = self._queue[0]
             if not self.broken:
-                try:
-                    await self._send(message)
-                except Exception as error:
-                    self.broken = True
-                    self._on_error(error)
-                else:
-                    self.bytes_sent += len(message.get("body", b""))
+                await self._send_one(self._queue[0])
             self._queue.popleft()
+
+    async def _send_one(self, message: Message) -> None:
+        self._timer.begin_send()
+        try:
+            await self._send(message)
+        except Exception as error:
+            self.broken = True
+            self._on_error(error)
+        else:
+            self._timer.end_send()
+            self.bytes_sent += len(message.get("body", b""))

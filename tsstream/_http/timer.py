@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal, TypeAlias
 
+import attrs
 import trio
 
 from .policy import StreamPolicy
+
+Phase: TypeAlias = Literal["handler", "first_item", "idle", "exit"]
+
+
+@attrs.define(eq=False)
+class _Limit:
+    """One of the limits: when it is reached, and what it is then called."""
+
+    name: str = ""
+    seconds: float = math.inf
+    at: float = math.inf
 
 
 class Timer:
@@ -21,7 +34,7 @@ class Timer:
     Args:
       policy: the limits.
       on_expired: called with the name of the limit and its seconds.
-      on_silence: called when nothing was sent for ``policy.heartbeat`` seconds.
+      on_silence: called when nothing was sent for ``policy.heartbeat`` seconds, again and again.
     """
 
     def __init__(
@@ -33,12 +46,12 @@ class Timer:
         self.policy = policy
         self._on_expired = on_expired
         self._on_silence = on_silence
-        self._running = False
+        self._running = self._stopped = False
         self._alarm = trio.CancelScope()
-        self._lifetime_at = math.inf
-        self._phase: str | None = None
-        self._phase_at = math.inf
-        self._silence_at = math.inf
+        self._phase = _Limit()
+        self._send = _Limit()
+        self._lifetime = _Limit()
+        self._silence = _Limit()
 
     def start(self, nursery: trio.Nursery) -> None:
         """Run from now on, if not already."""
@@ -47,30 +60,37 @@ class Timer:
             nursery.start_soon(self._run)
 
     def adopt(self, policy: StreamPolicy) -> None:
-        """Watch the limits of another policy."""
+        """Watch the limits of another policy from now on."""
         self.policy = policy
+        self.pause()
 
     def start_lifetime(self) -> None:
         """Let the ``lifetime`` limit begin."""
-        self._lifetime_at = trio.current_time() + (self.policy.lifetime or math.inf)
-        self._move_alarm(self._lifetime_at)
+        self._set(self._lifetime, "lifetime", self.policy.lifetime)
 
-    def enter(self, phase: str) -> None:
-        """Wait for something else: ``handler``, ``first_item``, ``idle``, ``send``, ``exit``."""
+    def enter(self, phase: Phase) -> None:
+        """Wait for something else of the user's."""
         limit: float | None = getattr(self.policy, phase)
-        self._phase = phase
-        self._phase_at = math.inf if limit is None else trio.current_time() + limit
-        self._move_alarm(self._phase_at)
+        self._set(self._phase, phase, limit)
+
+    def pause(self) -> None:
+        """Wait for nothing of the user's: it is the client's turn."""
+        self._phase.at = math.inf
+
+    def begin_send(self) -> None:
+        """Wait for the client to take a message."""
+        self._set(self._send, "send", self.policy.send)
+
+    def end_send(self) -> None:
+        """The client has taken it; the silence begins here."""
+        self._send.at = math.inf
+        self._set(self._silence, "heartbeat", self.policy.heartbeat)
 
     def stop(self) -> None:
-        """Wait for nothing that has a limit."""
-        self._phase_at = self._lifetime_at = self._silence_at = math.inf
-
-    def expect_sign_of_life(self) -> None:
-        """Something was sent, or may be from now on: count the silence from here."""
-        if self.policy.heartbeat is not None:
-            self._silence_at = trio.current_time() + self.policy.heartbeat
-            self._move_alarm(self._silence_at)
+        """Wait for nothing any more."""
+        self._stopped = True
+        for limit in (self._phase, self._send, self._lifetime, self._silence):
+            limit.at = math.inf
 
     async def _run(self) -> None:
         while True:
@@ -78,22 +98,24 @@ class Timer:
                 await trio.sleep_forever()
             self._check(trio.current_time())
 
-    def _next(self) -> float:
-        return min(self._phase_at, self._lifetime_at, self._silence_at)
+    def _set(self, limit: _Limit, name: str, seconds: float | None) -> None:
+        if seconds is None or self._stopped:
+            limit.at = math.inf
+            return
+        limit.name, limit.seconds = name, seconds
+        limit.at = trio.current_time() + seconds
+        if limit.at < self._alarm.deadline:
+            self._alarm.deadline = limit.at
 
-    def _move_alarm(self, at: float) -> None:
-        if at < self._alarm.deadline:
-            self._alarm.deadline = at
+    def _next(self) -> float:
+        return min(self._phase.at, self._send.at, self._lifetime.at, self._silence.at)
 
     def _check(self, now: float) -> None:
-        if self._lifetime_at <= now:
-            self._expire("lifetime")
-        elif self._phase_at <= now and self._phase is not None:
-            self._expire(self._phase)
-        elif self._silence_at <= now:
+        for limit in (self._lifetime, self._send, self._phase):
+            if limit.at <= now:
+                self.stop()
+                self._on_expired(limit.name, limit.seconds)
+                return
+        if self._silence.at <= now:
             self._on_silence()
-            self.expect_sign_of_life()
-
-    def _expire(self, limit: str) -> None:
-        self.stop()
-        self._on_expired(limit, getattr(self.policy, limit))
+            self._set(self._silence, "heartbeat", self.policy.heartbeat)

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import trio
 
-from tsstream._asgi import Message, Receive
+from tsstream._asgi import Receive
 from tsstream._sansio.exchange import Exchange, RequestEvent, RequestState
 
 from .body import HANDLER_RETURNED, STARTED_UNOPENED
@@ -27,7 +27,7 @@ class Watcher:
     Args:
       on_disconnect: called once, when the client has gone.
       on_error: called once, with what ``receive()`` raised.
-      on_strange: called for a message that has no place in an HTTP request (RQ-33, AC-55).
+      on_strange: called once, for a message that has no place in an HTTP request (RQ-33, AC-55).
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Watcher:
     async def run(self) -> None:
         """Read until the client has gone, or until cancelled."""
         try:
-            failure = await self._watch()
+            # Not in an "except": the Cancelled that on_error() causes would take on the failure as
+            # its context. And before the end of the body, which a reader would take for an error.
+            if failure := await self._watch():
+                self._on_error(failure)
         finally:
             self._request._body._end(complete=False)
             self._settled.set()
-        # Not in an "except": the Cancelled that this causes would take on the error as a context.
-        if failure is not None:
-            self._on_error(failure)
 
     def close_body(self) -> None:
         """Nobody can read the body any more."""
@@ -77,11 +77,11 @@ class Watcher:
 
     async def drop_rest(self) -> None:
         """Drop what still comes of the body, for a while; when :meth:`run` has been cancelled."""
-        with trio.move_on_after(LINGER):
-            # What goes wrong here is nothing to anybody: the response was cut.
-            with suppress(Exception):
-                while (await self._receive()).get("more_body"):
-                    pass
+        # What goes wrong here is nothing to anybody: the response was cut.
+        with trio.move_on_after(LINGER), suppress(Exception):
+            message = await self._receive()
+            while message.get("more_body"):
+                message = await self._receive()
 
     async def _watch(self) -> Exception | None:
         while self._exchange.request is not RequestState.GONE:
@@ -89,32 +89,31 @@ class Watcher:
                 message = await self._receive()
             except Exception as error:
                 return error
-            if self._exchange.request is RequestState.COMPLETE and _is_body(message):
+            kind = message.get("type")
+            if kind == "http.disconnect":
+                self._hear_disconnect()
+            elif kind != "http.request":
+                self._on_strange(RuntimeError(f"the server sent {kind!r} within an HTTP request"))
+                return None
+            elif self._exchange.request is RequestState.COMPLETE:
                 return None  # a middleware replays the body, and will never tell of the client
-            await self._handle(message)
+            else:
+                await self._take_chunk(message.get("body", b""), message.get("more_body", False))
         return None
 
-    async def _handle(self, message: Message) -> None:
-        kind = message.get("type")
-        if kind == "http.request":
-            await self._take_chunk(message.get("body", b""), message.get("more_body", False))
-        elif kind == "http.disconnect":
-            self._exchange.on_request(RequestEvent.DISCONNECT)
-            self._request.disconnected.set()
-            self._settled.set()
-            self._on_disconnect()
-        else:
-            self._on_strange(RuntimeError(f"the server sent {kind!r} within an HTTP request"))
+    def _hear_disconnect(self) -> None:
+        self._exchange.on_request(RequestEvent.DISCONNECT)
+        self._request.disconnected.set()
+        self._settled.set()
+        self._on_disconnect()
 
     async def _take_chunk(self, chunk: bytes, more_body: bool) -> None:
-        reading = self._exchange.request is RequestState.READING
-        if chunk and reading and not await self._request._body._put(chunk):
-            self._exchange.on_request(RequestEvent.CLOSE)  # by the handler, or by us meanwhile
+        if chunk and self._exchange.request is RequestState.READING:
+            if not await self._request._body._put(chunk):
+                self._exchange.on_request(RequestEvent.CLOSE)  # by the handler, or by us meanwhile
+        else:
+            await trio.lowlevel.checkpoint()  # a receive() that never waits must not hold the loop
         self._exchange.on_request(RequestEvent.CHUNK if more_body else RequestEvent.LAST)
         if not more_body:
             self._request._body._end(complete=True)
             self._settled.set()
-
-
-def _is_body(message: Message) -> bool:
-    return bool(message.get("type") == "http.request")

@@ -42,6 +42,7 @@ class Writer:
         self._watcher = watcher
         self._response: Response | None = None
         self._heartbeat: bytes | None = None
+        self._flushing = False
         self.status_code: int | None = None
 
     async def write_whole(self, response: Response) -> None:
@@ -80,11 +81,11 @@ class Writer:
             await raise_suppressed(failure)
         outbox.check_complete()
 
-    async def finish_stream(self) -> None:
+    async def finish_stream(self, response: Response) -> None:
         """End a stream whose context managers have all been left without an error."""
         self._timer.stop()
-        if self._exchange.response is ResponseState.IDLE and self._response is not None:
-            await self._sender.send(self._start(self._response))  # nothing was in it (D7)
+        if self._exchange.response is ResponseState.IDLE:
+            await self._sender.send(self._start(response))  # nothing was in it (D7)
         await self.finish()
 
     async def finish(self, data: bytes = b"") -> None:
@@ -109,15 +110,15 @@ class Writer:
         if response is None or self._request.http_version != "1.0":
             return
         if self.status_code is not None and "content-length" not in response.headers:
-            logger.warning(
-                "%s %s: undetectable truncation, as the client speaks HTTP/1.0",
-                self._request.method,
-                self._request.path,
-            )
+            text = "%s: undetectable truncation, as the client speaks HTTP/1.0"
+            logger.warning(text, self._request)
 
     def send_heartbeat(self) -> None:
-        """Show a sign of life, unless something is on its way already."""
-        if self._heartbeat is not None and not self._sender.busy:
+        """Show a sign of life, unless something is on its way, or an item half sent."""
+        if self._heartbeat is None or self._flushing or self._sender.busy:
+            return
+        if self._exchange.response is ResponseState.BODY:
+            self._exchange.on_response(ResponseEvent.DATA)
             self._sender.send_soon(_body(self._heartbeat))
 
     async def _pump(self, response: Response, items: Items, outbox: Outbox) -> None:
@@ -145,12 +146,14 @@ class Writer:
             # An iterator that gives nothing but empty chunks must not hold the event loop.
             await trio.lowlevel.checkpoint()
             return
+        self._flushing = True
+        self._timer.pause()
         while outbox.size:
-            self._timer.enter("send")
             if self._exchange.response is ResponseState.IDLE:
                 await self._sender.send(self._start(response), _body(outbox.take()))
             else:
                 await self._send_data(outbox.take())
+        self._flushing = False
         self._timer.enter("idle")
 
     def _start(self, response: Response) -> Message:
@@ -159,7 +162,6 @@ class Writer:
         self._watcher.close_unopened_body()
         if "content-length" not in response.headers:
             self._heartbeat = response.encoder.heartbeat
-        self._timer.expect_sign_of_life()
         self.status_code = response.status_code
         return {
             "type": "http.response.start",
@@ -170,7 +172,6 @@ class Writer:
     async def _send_data(self, data: bytes) -> None:
         self._exchange.on_response(ResponseEvent.DATA)
         await self._sender.send(_body(data))
-        self._timer.expect_sign_of_life()
 
 
 def _gather(receive_nowait: Callable[[], object], outbox: Outbox) -> bool:

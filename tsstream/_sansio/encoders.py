@@ -24,14 +24,12 @@ class Encoder:
       media_type: the Content-Type, if the response has none of its own.
       headers: what every response of this format needs.
       heartbeat: sent on silence and ignored by clients; None if the format has nothing like it.
-      farewell: sent before a live stream ends at shutdown; None for nothing.
     """
 
     encode: Callable[[Any], bytes | memoryview]
-    media_type: str | None = None
-    headers: tuple[tuple[str, str], ...] = ()
-    heartbeat: bytes | None = None
-    farewell: bytes | None = None
+    media_type: str | None = attrs.field(default=None, kw_only=True)
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), kw_only=True)
+    heartbeat: bytes | None = attrs.field(default=None, kw_only=True)
 
 
 def bytes_encoder(charset: str = "utf-8") -> Encoder:
