@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,7 +17,9 @@ from wire import RawConnection
 from tsstream import App, Ending, Request
 from tsstream._asgi import ASGIApp, Receive, Send
 
-PROMPT = 0.1  # seconds: "prompt" on a real network, where the requirements say so
+# Seconds: "prompt" on a real network, where the requirements say so. One of tox's environments
+# measures the coverage, which makes every line some times slower; the others hold to the 0.1.
+PROMPT = 0.3 if "COVERAGE_RUN" in os.environ else 0.1
 IN_TIME = 5.0  # seconds: for what has no bound of its own, so that a hang fails by name
 # Seconds: for servers under assert_no_leaks(). A connection that its client closes while idle, or
 # at the moment of completion, is kept by the stock Hypercorn until its keep_alive_timeout.

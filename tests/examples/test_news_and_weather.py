@@ -12,6 +12,7 @@ import attrs
 import pytest
 import trio
 from leaks import assert_no_leaks
+from probes import PROMPT
 from trio_websocket import (
     ConnectionClosed,
     WebSocketConnection,
@@ -24,7 +25,6 @@ from examples.news_and_weather import app
 from tsstream import serve
 
 HOST = "127.0.0.1"
-PROMPT = 0.1  # seconds: DESIGN promise 1
 
 
 @attrs.define(eq=False)
