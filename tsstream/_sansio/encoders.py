@@ -65,10 +65,16 @@ def to_json(value: Any) -> bytes:
 
     Raises:
       TypeError: there is something else in it.
-      ValueError: it holds NaN or an infinity, which JSON has not, or itself, or a lone surrogate.
+      ValueError: it holds NaN or an infinity, which JSON has not, or itself.
     """
     text = _json_encoder.encode(value)
-    return text.encode() if text.isascii() else text.translate(_LINE_SEPARATORS).encode()
+    if text.isascii():
+        return text.encode()
+    try:
+        return text.translate(_LINE_SEPARATORS).encode()
+    except UnicodeEncodeError:
+        # Half a surrogate pair, as a client may send it, can only be escaped (RFC 8259, 8.2).
+        return _ascii_encoder.encode(value).encode()
 
 
 # JSON allows these unescaped in a string, but clients that read lines by str.splitlines() or its
@@ -88,8 +94,11 @@ def _json_default(value: Any) -> object:
     )
 
 
-_json_encoder = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_json_default
+_json_encoder, _ascii_encoder = (
+    json.JSONEncoder(
+        ensure_ascii=ascii_only, allow_nan=False, separators=(",", ":"), default=_json_default
+    )
+    for ascii_only in (False, True)
 )
 
 
