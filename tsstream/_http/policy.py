@@ -17,9 +17,11 @@ class StreamPolicy:
     """The limits of a stream, all in seconds; ``None`` is no limit.
 
     Given to an :class:`App` it holds for all its responses; a :class:`Response` may bring its
-    own, which replaces it as a whole: ``attrs.evolve(app.policy, idle=5)`` keeps the rest. There is no limit on the total time unless you set one, so a download may take all day
-    (BK-8). Whoever runs over a limit is cancelled, with the limit's name as the reason, and the
-    client gets 504 if nothing was sent yet and a visibly cut body otherwise (D24).
+    own, which replaces it as a whole: ``attrs.evolve(app.policy, idle=5)`` keeps the rest.
+
+    There is no limit on the total time unless you set one, so a download may take all day (BK-8).
+    Whoever runs over a limit is cancelled, with the limit's name as the reason, and the client
+    gets 504 if nothing was sent yet and a visibly cut body otherwise (D24).
     """
 
     handler: float | None = attrs.field(default=None, validator=_positive)
