@@ -106,7 +106,7 @@ class Outcome:
         bytes_sent: int,
     ) -> None:
         """Call the app's hook; the very last step."""
-        if reason == "cancelled" and self.error is not None:
+        if reason == "cancelled" and self.error is not None and self._status() >= 500:
             logger.error("%s failed, and was cancelled", self._request, exc_info=self.error)
         if hook is None:
             return
