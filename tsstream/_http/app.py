@@ -83,7 +83,7 @@ class App(Generic[StateT]):
         background_grace: float = 5.0,
         debug: bool = False,
     ) -> None:
-        if inspect.iscoroutinefunction(on_end):
+        if _is_async(on_end):
             raise TypeError("on_end is a plain function: it is called when nothing can wait")
         self._lifespan = lifespan
         self._background_grace = background_grace
@@ -210,6 +210,7 @@ class App(Generic[StateT]):
                 self._nursery = AppNursery(nursery)
                 yield
                 nursery.cancel_scope.deadline = trio.current_time() + self._background_grace
+        self._nursery = None
 
     def _forget_lifespan(self) -> None:
         self._lifespan_open = False
@@ -251,6 +252,10 @@ class App(Generic[StateT]):
             return
         await receive()  # websocket.connect
         await send({"type": "websocket.close"})  # before an accept: 403
+
+
+def _is_async(fn: object) -> bool:
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
 
 def _require_trio() -> None:

@@ -177,9 +177,9 @@ class Cycle:
                 except BaseException as error:
                     self._outcome.note_hidden(error)
                     raise
-            if limit is not None and self._scope.cancelled_caught and not self._outcome.reason:
-                stalled = trio.TooSlowError(f"send limit of {limit:g} s reached")
-                self._outcome.reach_limit("send", stalled)
+            over = self._scope.cancelled_caught and self._scope.deadline <= trio.current_time()
+            if over and limit is not None:
+                self._outcome.stall(limit)
         except Exception as error:
             fail(without_breakage(error))
         except BaseException as error:  # noqa: ASYNC103 (a stray Cancelled is an error, D39)

@@ -58,6 +58,12 @@ class Outcome:
         self.error = error
         self._limit = limit
 
+    def stall(self, limit: float) -> None:
+        """The client has not taken the last message of the exchange within *limit* seconds."""
+        if self.error is not None and self._status() >= 500:
+            logger.error("%s failed", self._request, exc_info=self.error)
+        self.reach_limit("send", trio.TooSlowError(f"send limit of {limit:g} s reached"))
+
     def note_hidden(self, error: BaseException) -> None:
         """Tell of the errors that a cancellation replaced while they were on their way up."""
         for hidden in hidden_errors(error):

@@ -153,7 +153,7 @@ class Request(Generic[StateT]):
 
     def __str__(self) -> str:
         # Quoted, so that no client can write lines of its own into the log.
-        return f"{self.method} {quote(self.path, safe=PATH_SAFE)}"
+        return f"{quote(self.method)} {quote(self.path, safe=PATH_SAFE)}"
 
     def _content_length(self) -> int | None:
         value = self.headers.get("content-length", "")

@@ -80,9 +80,8 @@ class Watcher:
         """Drop what still comes of the body, for a while; when :meth:`run` has been cancelled."""
         # What goes wrong here is nothing to anybody: the response was cut.
         with trio.move_on_after(LINGER), suppress(Exception):
-            message = await self._receive()
-            while message.get("more_body"):
-                message = await self._receive()
+            while (await self._receive()).get("more_body"):
+                await self._drop_chunk()
 
     async def _watch(self) -> Exception | None:
         while self._exchange.request is not RequestState.GONE:
