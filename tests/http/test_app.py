@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 from asgi import Server
 from hypercorn.middleware.dispatcher import TrioDispatcherMiddleware
@@ -324,3 +326,48 @@ async def test_an_error_that_was_answered_is_raised_for_those_who_ask(status: in
     await server.call(app, extensions={"tsstream.raise_errors": {}})
     assert (server.status, server.complete) == (status, True)
     assert server.error is (error if status >= 500 else None)
+
+
+# Odd handlers and hooks
+
+
+@attrs.define
+class Unhashable:
+    """A handler that is an object, and gives an async generator."""
+
+    text: str
+
+    def __call__(self, request: object) -> AsyncGenerator[str, None]:
+        return self.generate()
+
+    async def generate(self) -> AsyncGenerator[str, None]:
+        yield self.text
+
+
+async def test_a_handler_need_not_be_hashable() -> None:
+    app: App[None] = App()
+    app.get("/a")(Unhashable("a"))
+    app.get("/b")(Unhashable("b"))
+    async with open_client(app) as client:
+        for name in "abab":
+            response = await client.get(f"/{name}")
+            assert (response.status_code, response.text) == (200, name)
+
+
+async def async_hook(request: object, ending: object) -> None:
+    raise AssertionError
+
+
+class AsyncHook:
+    """An object that is called like an async function."""
+
+    async def __call__(self, request: object, ending: object) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "hook", [async_hook, partial(async_hook), AsyncHook()], ids=["function", "partial", "object"]
+)
+def test_a_hook_that_is_async_is_refused_with_the_reason(hook: Any) -> None:
+    with pytest.raises(TypeError, match="on_end is a plain function"):
+        App(on_end=hook)

@@ -207,6 +207,15 @@ RECORDS: dict[str, tuple[Any, list[Line]]] = {
         handler_of(lambda: merge(fail_at_once, fail_at_once)),
         [Line("ERROR", "GET /: answered 500", ExceptionGroup)],
     ),
+    "limit before the start": (  # D24: that it was answered says how many bytes were sent
+        handler_of(lambda: stream(None), policy=StreamPolicy(first_item=2)),
+        [
+            Line(
+                "WARNING",
+                "GET /: 504 Gateway Timeout: first_item limit of 2 s reached",
+            )
+        ],
+    ),
     "limit": (  # D24
         handler_of(lambda: stream(b"abc", None), policy=StreamPolicy(idle=2)),
         [Line("WARNING", "GET /: idle limit of 2 s reached after 3 bytes")],

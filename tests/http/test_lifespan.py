@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import attrs
@@ -86,6 +86,35 @@ async def test_what_needs_the_lifespan_tells_how_to_run_it(name: str) -> None:
             getattr(app, name)
 
 
+@pytest.mark.parametrize("name", ["state", "nursery"])
+@pytest.mark.parametrize("when", ["before", "after", "after an error"])
+async def test_the_lifespan_itself_is_told_to_open_a_nursery_of_its_own(
+    name: str, when: str
+) -> None:
+    asked: list[str] = []
+
+    def ask(app: App[None]) -> None:
+        with pytest.raises(RuntimeError, match=r"once the lifespan has yielded, .* of its own"):
+            getattr(app, name)
+        asked.append(name)
+
+    @asynccontextmanager
+    async def lifespan(app: App[None]) -> AsyncIterator[None]:
+        if when == "before":
+            ask(app)
+        try:
+            yield
+        finally:
+            if when != "before":
+                ask(app)
+
+    with suppress(KeyError):
+        async with App(lifespan=lifespan).open_lifespan():
+            if when == "after an error":
+                raise KeyError
+    assert asked == [name]
+
+
 async def test_a_lifespan_runs_once_at_a_time() -> None:
     app: App[None] = App()
     async with app.open_lifespan():
@@ -105,6 +134,19 @@ async def test_the_lifespans_of_mounted_apps_are_part_of_it() -> None:
     async with app.open_lifespan():
         assert inner.state.log is log
     assert log == ["enter inner", "enter outer", "exit outer", "exit inner"]
+
+
+async def test_an_app_that_two_mounted_apps_mount_has_one_lifespan() -> None:
+    log: list[str] = []
+    top: App[State] = App(lifespan=logging_lifespan("top", log))
+    shared: App[State] = App(lifespan=logging_lifespan("shared", log))
+    for prefix in ("/left", "/right"):
+        side: App[None] = App()
+        side.mount("/shared", shared)
+        top.mount(prefix, side)
+    async with top.open_lifespan():
+        assert shared.state.log is log
+    assert log == ["enter shared", "enter top", "exit top", "exit shared"]
 
 
 async def test_open_lifespan_gives_the_state() -> None:

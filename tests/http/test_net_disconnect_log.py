@@ -137,3 +137,22 @@ async def test_only_a_real_error_of_the_cleanup_after_a_disconnect_is_logged(
         raw.close()
         await calls.wait_returned()
     assert [line.split()[0] for line in logged(caplog)] == ([] if level is None else [level])
+
+
+async def test_client_that_leaves_before_its_refusal_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # B7, D2: whatever Hypercorn's send() raises then is told to nobody.
+    calls = Calls(App())
+    async with open_server(calls, keep_alive_timeout=IDLE) as port, assert_no_leaks():
+        for turns in [*range(8)] * 5:
+            async with open_raw(port) as raw:
+                await raw.request("POST", "/no-such-path", {"content-length": "100001"})
+                await raw.send_all(b"x" * 100_000)
+                for _ in range(turns):
+                    await trio.lowlevel.checkpoint()
+                await raw.half_close()
+                await raw.read_until_closed()
+        await calls.wait_returned(40)
+    assert calls.raised == []
+    assert logged(caplog) == []

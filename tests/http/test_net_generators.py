@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 from leaks import assert_no_leaks
-from probes import IDLE, PROMPT, Life, logged
+from probes import IDLE, PROMPT, Life, add_health, check_health, get, logged
 from wire import Truncated, open_h2, open_raw, open_server
 
 from tsstream import App, Request
@@ -255,3 +255,46 @@ async def test_generator_yielded_by_a_context_manager_is_closed_in_the_task_that
         with trio.fail_after(PROMPT):
             await closed.wait()
     assert len(set(tasks)) == 1
+
+
+class FailingFeed:
+    """An async iterable with a nursery round its ``yield`` (PEP 789), in which a task fails."""
+
+    def __init__(self, turns: int) -> None:
+        self.turns = turns
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.fail)
+            while True:
+                yield b"x"
+                await trio.lowlevel.checkpoint()
+
+    async def fail(self) -> None:
+        for _ in range(self.turns):
+            await trio.lowlevel.checkpoint()
+        raise ValueError("a producer")
+
+
+async def test_iterable_with_a_failing_nursery_leaves_the_server_running(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # AC-40: a BaseExceptionGroup that leaves the app ends the stock Hypercorn.
+    app = App()
+    add_health(app)
+
+    @app.get("/{turns}")
+    async def handler(request: Request) -> Content:
+        return FailingFeed(int(request.path_params["turns"]))
+
+    async with open_server(app) as port, assert_no_leaks():
+        for turns in range(10, 30):  # sometimes while the iterable waits at its yield
+            async with open_raw(port) as raw:
+                assert await get(raw, f"/{turns}") == 200
+                with trio.fail_after(2), pytest.raises(Truncated):
+                    await raw.read_body()
+        async with open_raw(port) as raw:
+            await check_health(raw)
+    lines = logged(caplog)
+    assert len(lines) == 20
+    assert all("stream failed after" in line for line in lines)

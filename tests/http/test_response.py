@@ -286,6 +286,41 @@ async def test_a_copy_with_other_headers_shares_the_one_use() -> None:
         await read(response)
 
 
+async def enter_again(response: Response) -> None:
+    with pytest.raises(ResponseConsumed, match="build a new Response"):
+        async with response:
+            raise AssertionError
+
+
+@pytest.mark.parametrize("copy", [False, True], ids=["itself", "a copy"])
+async def test_entering_while_it_is_open_is_refused_and_leaves_the_first_user_alone(
+    copy: bool,
+) -> None:
+    # AC-9: two transforms that wrap one response get here
+    log: list[str] = []
+
+    @asynccontextmanager
+    async def body() -> AsyncIterator[trio.MemoryReceiveChannel[bytes]]:
+        async with merge(send_two) as chunks:
+            try:
+                yield chunks
+            finally:
+                log.append("left")
+
+    response = Response(body())
+    async with response as chunks:
+        assert await chunks.receive() == b"a"
+        await enter_again(attrs.evolve(response) if copy else response)
+        assert await chunks.receive() == b"b"
+        assert log == []
+    assert log == ["left"]
+
+
+async def send_two(send_channel: trio.MemorySendChannel[bytes]) -> None:
+    await send_channel.send(b"a")
+    await send_channel.send(b"b")
+
+
 async def test_a_copy_with_another_content_has_its_own_use() -> None:
     # AC-6
     response = Response(body_of(b"a"))

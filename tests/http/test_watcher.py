@@ -113,7 +113,9 @@ async def test_an_unknown_message_before_the_start_is_a_500() -> None:
     assert (server.status, server.complete) == (500, True)
 
 
-async def test_an_error_of_receive_before_the_start_is_left_to_whoever_raised_it() -> None:
+async def test_an_error_of_receive_before_the_start_is_left_to_whoever_raised_it(
+    autojump_clock: MockClock,
+) -> None:
     # RQ-33: it may be a middleware's, which answers it
     error = RuntimeError("the server broke")
     server = Server(chunk(b""), error)
@@ -123,7 +125,9 @@ async def test_an_error_of_receive_before_the_start_is_left_to_whoever_raised_it
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_a_server_that_errs_after_the_start_is_a_cut(fault: Any) -> None:
+async def test_a_server_that_errs_after_the_start_is_a_cut(
+    fault: Any, autojump_clock: MockClock
+) -> None:
     # RQ-33, AC-55
     started = trio.Event()
 
@@ -182,3 +186,86 @@ async def test_a_small_answer_to_a_large_upload_is_complete() -> None:
     await server.call(make_app(answer), "POST")
     assert server.ok
     assert server.reads >= 47
+
+
+# A receive() that never waits
+
+
+class Restless(Server):
+    """Gives the same message for ever, and never lets others run."""
+
+    PATIENCE = 1000  # calls, then it gives up
+
+    def __init__(self, message: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.message = message
+
+    async def receive(self) -> Any:
+        self.reads += 1
+        if self.reads > self.PATIENCE:
+            raise AssertionError("the event loop is held")
+        return self.message
+
+
+async def test_strange_messages_without_end_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    # AC-55
+    server = Restless({"type": "http.surprise"})
+    await server.call(make_app(wait))
+    assert (server.status, server.complete, server.error) == (500, True, None)
+    assert server.reads == 1
+    assert len(caplog.records) == 1
+
+
+async def test_strange_messages_at_the_end_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    # AC-55: they change nothing any more
+    class Late(Restless):
+        async def receive(self) -> Any:
+            await last.wait()
+            return await super().receive()
+
+    async def note(message: Any) -> None:
+        if not message.get("more_body", True):
+            last.set()
+            await wait_all_tasks_blocked()
+
+    last = trio.Event()
+    server = Late({"type": "http.surprise"}, on_send=note)
+    await server.call(make_app(answer))
+    assert server.ok
+    assert server.error is None
+    assert server.reads == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize("data", [b"", b"a"])
+async def test_chunks_without_end_do_not_hold_the_event_loop(data: bytes) -> None:
+    async def handler(request: object) -> Response:
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+        return Response(b"ok")
+
+    server = Restless(chunk(data))
+    await server.call(make_app(handler), headers=[])  # no body is announced: none is waited for
+    assert server.ok
+    assert server.error is None
+
+
+@pytest.mark.parametrize("data", [b"", b"a"])
+async def test_what_still_comes_after_a_cut_does_not_hold_the_event_loop(data: bytes) -> None:
+    # HOST fault 6: it is dropped, in the background
+    async def fail(request: object) -> Any:
+        return failing()
+
+    async def failing() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise ValueError
+
+    server = Restless(chunk(data))
+    app = make_app(fail)
+    async with app.open_lifespan():
+        await server.call(app, "POST")
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+        assert isinstance(server.error, ValueError)
+        assert server.reads < server.PATIENCE
+        app.nursery.cancel_scope.cancel()

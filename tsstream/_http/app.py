@@ -205,16 +205,18 @@ class App(Generic[StateT]):
 
     @asynccontextmanager
     async def _open_nursery(self) -> AsyncIterator[None]:
-        with unwrapping():
-            async with trio.open_nursery() as nursery:
-                self._nursery = AppNursery(nursery)
-                yield
-                nursery.cancel_scope.deadline = trio.current_time() + self._background_grace
-        self._nursery = None
+        try:
+            with unwrapping():
+                async with trio.open_nursery() as nursery:
+                    self._nursery = AppNursery(nursery)
+                    yield
+                    nursery.cancel_scope.deadline = trio.current_time() + self._background_grace
+        finally:
+            self._nursery = None
 
     def _forget_lifespan(self) -> None:
         self._lifespan_open = False
-        self._nursery = self._state = None
+        self._state = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope: ``http`` and ``lifespan``; a ``websocket`` is refused."""

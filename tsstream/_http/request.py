@@ -153,7 +153,8 @@ class Request(Generic[StateT]):
 
     def __str__(self) -> str:
         # Quoted, so that no client can write lines of its own into the log.
-        return f"{quote(self.method)} {quote(self.path, safe=PATH_SAFE)}"
+        path = quote(self.path, safe=PATH_SAFE, errors="replace")
+        return f"{quote(self.method)} {path}"
 
     def _content_length(self) -> int | None:
         value = self.headers.get("content-length", "")
