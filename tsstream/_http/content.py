@@ -1,4 +1,4 @@
-"""What a response may stream, and how each kind becomes a channel (DESIGN section 5)."""
+"""What a response may stream, and how each kind becomes a channel."""
 
 from __future__ import annotations
 
