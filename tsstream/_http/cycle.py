@@ -117,9 +117,10 @@ class Cycle:
                 status_code=self._writer.status_code,
                 bytes_sent=self._sender.bytes_sent,
             )
+        if reason in ("error", "timeout"):
+            await self._let_server_close()
         error = self._outcome.error
         if error is not None and self._outcome.must_raise(answered=self._answered):
-            await self._let_server_close()
             raise error
 
     async def _let_server_close(self) -> None:

@@ -94,12 +94,13 @@ class Outcome:
         return reason
 
     def must_raise(self, *, answered: bool) -> bool:
-        """Say whether the server is to hear of the error: of a cut it must.
+        """Say whether the server is to hear of the error: of that of a cut it must.
 
-        Of an error that was answered only a test client that asks for it is told.
+        A limit that is reached is no error of the app's: the missing end says enough. Of an error
+        that was answered only a test client that asks for it is told.
         """
         if not answered:
-            return self.reason in ("error", "timeout")
+            return self.reason == "error"
         extensions = self._request.scope.get("extensions") or {}
         return "tsstream.raise_errors" in extensions and self._status() >= 500
 
