@@ -114,3 +114,16 @@ async def test_a_content_that_a_transform_has_passed_on_is_not_closed_under_it()
     server = Server()
     await server.call(make_app(handler, transforms=[wrap]))
     assert (server.body, server.complete, server.error) == (b"abc", True, None)
+
+
+async def test_what_a_handler_opened_is_closed_if_its_response_cannot_start() -> None:
+    # D43: the body is streamed, but a header fails before it is entered
+    channel = trio.open_memory_channel[bytes](0)[1]
+
+    async def handler(request: object) -> Response:
+        return Response(channel, headers={"content-length": "many"})
+
+    server = Server()
+    await server.call(make_app(handler))
+    assert server.status == 500
+    assert channel.statistics().open_receive_channels == 0

@@ -371,3 +371,17 @@ def test_the_defaults() -> None:
 def test_a_limit_that_is_not_above_zero_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} is a number of seconds above 0, or None"):
         StreamPolicy(**{name: value})
+
+
+async def test_the_handler_limit_ends_with_the_response_that_a_duplex_handler_yields(
+    autojump_clock: MockClock,
+) -> None:
+    @asynccontextmanager
+    async def handler(request: object) -> AsyncIterator[Response]:
+        yield Response(b"")
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 20):
+            await trio.sleep_forever()  # leaving is not what this limit is about
+
+    server = Server()
+    await server.call(make_app(handler, policy=StreamPolicy(handler=5, exit=None)), "HEAD")
+    assert server.status == 200

@@ -171,7 +171,8 @@ async def _enter_channel(content: object, stack: AsyncExitStack, *, bare: bool) 
     if isinstance(content, list | tuple):
         return _ListChannel(content)
     if _is_channel(content):
-        stack.callback(_close_channels, [content] if bare else [])
+        if bare:
+            stack.callback(_close_channels, [content])
         stack.push_async_exit(partial(_close, content))
         return cast("ItemChannel", content)
     if isinstance(content, AsyncGenerator) and bare:
@@ -207,15 +208,12 @@ class _ListChannel:
 
     async def receive(self) -> object:
         await trio.lowlevel.checkpoint()
-        return self._next(trio.EndOfChannel)
+        return self.receive_nowait()
 
     def receive_nowait(self) -> object:
-        return self._next(trio.EndOfChannel)
-
-    def _next(self, end: type[Exception]) -> object:
         for item in self._items:
             return item
-        raise end
+        raise trio.EndOfChannel
 
 
 class _IteratorChannel:

@@ -235,6 +235,7 @@ class Cycle:
 
     def _accept(self, given: object) -> Response:
         response = self._given.accept(given)
+        self._timer.pause()  # the handler has kept its limit
         if isinstance(given, AsyncGenerator) and id(self._handler) not in self._settings.hinted:
             self._settings.hinted.add(id(self._handler))
             logger.debug("%s: an async generator is run in a task of its own", self._request)

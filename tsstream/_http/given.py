@@ -63,9 +63,10 @@ class Given:
         """Release what was opened for bodies that nobody has entered (D43).
 
         Args:
-          streamed: the last one was; it may go on with the content of one that it replaced.
+          streamed: the last one is sent as a stream; once entered, it may go on with the content
+            of one that it replaced.
         """
-        if streamed:
+        if streamed and body_entered(self.response):
             return
         for response in self._responses:
             if not body_entered(response):

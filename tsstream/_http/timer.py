@@ -62,7 +62,6 @@ class Timer:
     def adopt(self, policy: StreamPolicy) -> None:
         """Watch the limits of another policy from now on."""
         self.policy = policy
-        self.pause()
 
     def start_lifetime(self) -> None:
         """Let the ``lifetime`` limit begin."""
