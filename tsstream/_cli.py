@@ -1,29 +1,17 @@
-"""The ``tsstream`` command: run an application until a signal says stop."""
+"""The ``tsstream`` command: what can be written on its line."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import logging
-import os
-import signal
-import sys
-import traceback
-from collections.abc import Callable, Sequence
-from functools import partial
-from operator import attrgetter
+import math
+from collections.abc import Sequence
+from typing import NoReturn
 
-import trio
+import attrs
 
-from tsstream._asgi import ASGIApp
-from tsstream._server.serve import LifespanFailureError, serve
-from tsstream._util import unwrapping
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GRACEFUL_TIMEOUT = 3.0  # seconds: what serve() gives too; few people wait longer after Ctrl-C
-MISTAKE = 2  # exit code: the command cannot do what it was asked, as in argparse
-
-logger = logging.getLogger("tsstream")
+from tsstream._cli_options import Options
+from tsstream._cli_run import MISTAKE, run
+from tsstream._server.limits import Limits
 
 EXAMPLES = """\
 examples:
@@ -31,158 +19,161 @@ examples:
   tsstream run package.module:app --bind 0.0.0.0:80 --bind [::]:80
   tsstream run module:app --bind 127.0.0.1:0      on a free port, which is printed
   tsstream run module:app --bind unix:/run/app.sock
+  tsstream run module:app --reload                anew whenever a Python file changes
+  tsstream run module:app --workers 4 --access-log
+  tsstream run module:app --bind 0.0.0.0:443 --certfile chain.pem --keyfile key.pem
+  tsstream run module:app --config hypercorn.toml
 
 SIGINT (Ctrl-C) and SIGTERM stop gracefully: no new connections, --graceful-timeout seconds for
 the responses that are under way, then the end of the application's lifespan. A second signal
-stops at once.
+stops at once. With --workers, SIGHUP replaces the workers one by one.
+
+exit codes: 0 after a signal; 1 if the application failed to start or to stop; 2 if what was asked
+for cannot be done.
 """
-
-
-class Mistake(Exception):
-    """What was asked for cannot be done; the message says why, in one line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv*, by default that of the process; give the exit code."""
-    options = _parser().parse_args(argv)
-    try:
-        app = load(options.app)
-        logging.basicConfig(
-            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
-        # Hypercorn's own "Running on" would be the second.
-        logging.getLogger("hypercorn.error").setLevel(logging.WARNING)
-        trio.run(run, app, options.bind or ["127.0.0.1:8000"], options.graceful_timeout)
-    except Mistake as error:
-        print(f"tsstream: {error}", file=sys.stderr)
-        return MISTAKE
-    except LifespanFailureError as error:
-        print(f"tsstream: {error}", file=sys.stderr)
-        return 1
-    return 0
+    given = vars(_parser().parse_args(argv))
+    limits = {name: given.pop(name) for name in attrs.fields_dict(Limits) if name in given}
+    return run(Options(**given, limits=limits))
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tsstream", description="Streaming web applications on Trio."
-    )
+    parser = Parser(prog="tsstream", description="Streaming web applications on Trio.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    run_parser = commands.add_parser(
+    command = commands.add_parser(
         "run",
         help="serve an application",
         description="Serve an ASGI application until SIGINT or SIGTERM.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        # What is not given is not there: the configuration file or serve() has the default.
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
     )
-    run_parser.add_argument(
+    command.add_argument(
         "app", metavar="module:app", help="where it is; the current directory can be imported from"
     )
-    run_parser.add_argument(
-        "--bind",
-        action="append",
-        metavar="HOST:PORT",
-        help="listen there, or on unix:PATH (default: 127.0.0.1:8000; may be repeated)",
-    )
-    run_parser.add_argument(
-        "--graceful-timeout",
-        type=seconds,
-        default=GRACEFUL_TIMEOUT,
-        metavar="SECONDS",
-        help="what a response gets to end by itself after a signal (default: %(default)s)",
-    )
+    _add_addresses(command.add_argument_group("where"))
+    _add_processes(command.add_argument_group("how"))
+    _add_limits(command.add_argument_group("limits"))
     return parser
 
 
+def _add_addresses(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--bind",
+        action="append",
+        metavar="HOST:PORT",
+        help="listen there, or on unix:PATH or fd://NUMBER "
+        "(default: 127.0.0.1:8000; may be repeated)",
+    )
+    group.add_argument("--certfile", metavar="FILE", help="for TLS: the certificate chain, PEM")
+    group.add_argument("--keyfile", metavar="FILE", help="and its private key, PEM")
+
+
+def _add_processes(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--workers",
+        type=positive_int,
+        metavar="N",
+        help="serve in N processes, and replace one that dies (default: serve in this process)",
+    )
+    group.add_argument(
+        "--reload",
+        action="store_true",
+        help="serve in one process, and replace it when a Python file below the current directory "
+        "changes; needs tsstream[reload]",
+    )
+    group.add_argument(
+        "--config",
+        dest="config_file",
+        metavar="FILE",
+        help="a configuration of Hypercorn's: TOML, .json or .py; options override it",
+    )
+    group.add_argument(
+        "--access-log", action="store_true", help="write a line for each request to standard output"
+    )
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    defaults = Limits()
+    group.add_argument(
+        "--graceful-timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="what a response gets to end by itself after a signal (default: 3)",
+    )
+    group.add_argument(
+        "--farewell-spread",
+        type=seconds,
+        metavar="SECONDS",
+        help="end live streams at random times within that after a signal, so that their clients "
+        f"do not return all at once (default: {defaults.farewell_spread:g})",
+    )
+    group.add_argument(
+        "--stall-timeout",
+        type=limit,
+        metavar="SECONDS",
+        help="drop a client that accepts nothing for so long, or never: none "
+        f"(default: {defaults.stall_timeout:g})",
+    )
+    group.add_argument(
+        "--header-timeout",
+        type=limit,
+        metavar="SECONDS",
+        help="refuse a request whose head takes longer, or none "
+        f"(default: {defaults.header_timeout:g})",
+    )
+    group.add_argument(
+        "--body-timeout",
+        type=limit,
+        metavar="SECONDS",
+        help="refuse a request whose body is silent for so long before the response, or none "
+        f"(default: {defaults.body_timeout:g})",
+    )
+    group.add_argument(
+        "--max-connections",
+        type=positive_int,
+        metavar="N",
+        help="refuse more than that, in each process (default: no limit)",
+    )
+    group.add_argument(
+        "--half-close",
+        action="store_true",
+        help="answer a client that has closed its sending side; by default that is a disconnect",
+    )
+
+
+def positive_int(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
 def seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(text)
-    return seconds
-
-
-def load(target: str) -> ASGIApp:
-    """Import the application that *target* names, ``module:attribute`` or ``module`` alone.
-
-    Raises:
-      Mistake: there is none.
-    """
-    module_name, _, path = target.partition(":")
-    path = path or "app"
-    if "/" in module_name or module_name.endswith(".py") or not module_name:
-        raise Mistake(f"{target!r} is not module:app; write it as in `import`, without .py or /")
-    if (directory := os.getcwd()) not in sys.path:
-        sys.path.insert(0, directory)
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # One that the module itself imports is the module's fault, and needs the traceback.
-        if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise Mistake(
-                f"there is no module {error.name!r} here or among what is installed"
-            ) from None
-        raise _import_failure(module_name) from error
-    except Exception as error:
-        raise _import_failure(module_name) from error
-    try:
-        app = attrgetter(path)(module)
-    except AttributeError:
-        raise Mistake(f"module {module_name!r} has no {path!r}") from None
-    if not callable(app):
-        raise Mistake(
-            f"{path!r} in module {module_name!r} is of type {type(app).__name__}, "
-            "which is not an ASGI application: it cannot be called"
-        )
-    loaded: ASGIApp = app
-    return loaded
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return number
 
 
-def _import_failure(module_name: str) -> Mistake:
-    traceback.print_exc()
-    return Mistake(f"importing {module_name!r} failed; see the traceback above")
-
-
-async def run(app: ASGIApp, bind: Sequence[str], graceful_timeout: float) -> None:
-    """Serve *app* and print its addresses; a signal stops it.
-
-    Raises:
-      Mistake: an address is not one, or cannot be listened on.
-    """
-    starting = trio.CancelScope()
-    shutdown = trio.Event()
-
-    def stop() -> None:
-        logger.info("stopping: responses have %g s; a second signal ends all", graceful_timeout)
-        starting.cancel()
-        shutdown.set()
-
-    with unwrapping():
-        async with trio.open_nursery() as nursery:
-            await nursery.start(_call_on_signal, stop)
-            with starting:
-                start = partial(
-                    serve,
-                    app,
-                    bind=bind,
-                    graceful_timeout=graceful_timeout,
-                    shutdown_trigger=shutdown.wait,
-                )
-                try:
-                    addresses = await nursery.start(start)
-                except OSError as error:
-                    raise Mistake(error.strerror) from error
-                except ValueError as error:
-                    raise Mistake(error) from error
-                for address in addresses:
-                    print(f"Running on {address} (Ctrl-C to stop)", flush=True)
-
-
-async def _call_on_signal(fn: Callable[[], None], *, task_status: trio.TaskStatus[None]) -> None:
-    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
-        task_status.started()
-        async for _ in signals:
-            break
-    # The second signal is not left to Trio: a KeyboardInterrupt waits for whatever is shielded,
-    # and behind a client that has stopped reading that is for ever.
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-    fn()
+def limit(text: str) -> float | None:
+    if text == "none":
+        return None
+    number = seconds(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError("0 seconds are no time; write none for no limit")
+    return number

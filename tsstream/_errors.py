@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
 
 from tsstream._sansio.headers import Headers
+
+_LOGGED = "_tsstream_logged"  # the attribute of an exception that the log has been told of
 
 
 class HTTPError(Exception):
@@ -63,6 +66,25 @@ class FeedError(Exception):
 
 class TruncatedBodyError(Exception):
     """A response body ended without the end that says it is complete (``tsstream.testing``)."""
+
+
+def mark_logged(error: BaseException) -> None:
+    """Note on *error*, and on all in it if it is a group, that the log has been told of it.
+
+    For a server of ours, which would log it a second time when it is raised to it.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            mark_logged(inner)
+    with suppress(Exception):  # a class of its own kind may allow no attributes
+        setattr(error, _LOGGED, True)
+
+
+def is_logged(error: BaseException) -> bool:
+    """Say whether the log has been told of *error*."""
+    with suppress(Exception):
+        return getattr(error, _LOGGED, False) is True
+    return False
 
 
 def _phrase(status_code: int) -> str:

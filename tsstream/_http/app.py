@@ -18,6 +18,7 @@ from .cycle import Cycle, Handler, Settings
 from .ending import Ending
 from .errors import ErrorPages
 from .given import Transform
+from .host import Host, host_of
 from .lifespan import AppNursery, serve_lifespan
 from .policy import StreamPolicy
 from .request import Request, StateT
@@ -97,6 +98,8 @@ class App(Generic[StateT]):
         self._mounted: list[App[Any]] = []
         self._lifespan_open = False
         self._nursery: AppNursery | None = None
+        self._shutting_down = trio.Event()
+        self._host: Host | None = None
         self._state: StateT | None = None
 
     def route(
@@ -161,6 +164,19 @@ class App(Generic[StateT]):
         return self._running()
 
     @property
+    def shutting_down(self) -> trio.Event:
+        """An event for what would go on for ever, which tells it that the server shuts down.
+
+        On the guarded server it is set as soon as that begins to shut down, so that there is time
+        (the server's ``graceful_timeout``) for responses to end well. Live responses need not
+        watch it: they are ended there. Other servers say nothing before the requests are over;
+        there it is set when the lifespan ends, which is in time for tasks in :attr:`nursery`.
+
+        Each lifespan has an event of its own, so ask for it where you wait for it.
+        """
+        return self._shutting_down if self._host is None else self._host.shutting_down
+
+    @property
     def state(self) -> StateT:
         """What the lifespan yielded."""
         if self._lifespan is not None:
@@ -187,16 +203,24 @@ class App(Generic[StateT]):
         Raises:
           RuntimeError: it is running already.
         """
+        async with self._open_lifespan(None) as state:
+            yield state
+
+    @asynccontextmanager
+    async def _open_lifespan(self, host: Host | None) -> AsyncIterator[StateT]:
         _require_trio()
         if self._lifespan_open:
             raise RuntimeError("this app's lifespan is running already")
         self._lifespan_open = True
+        self._host = host
+        if self._shutting_down.is_set():
+            self._shutting_down = trio.Event()
         async with AsyncExitStack() as stack:
             stack.callback(self._forget_lifespan)
             for app in self._mounted:
                 if app._lifespan_open:
                     continue  # mounted a second time, in another of our apps
-                await stack.enter_async_context(app.open_lifespan())
+                await stack.enter_async_context(app._open_lifespan(host))
             if self._lifespan is not None:
                 self._state = await stack.enter_async_context(self._lifespan(self))
             # Inside the lifespan, so that what its tasks use is open for as long as they run.
@@ -209,19 +233,39 @@ class App(Generic[StateT]):
             with unwrapping():
                 async with trio.open_nursery() as nursery:
                     self._nursery = AppNursery(nursery)
-                    yield
+                    try:
+                        yield
+                    finally:
+                        self._begin_shutdown()
+                        self._nursery._stop_following()
                     nursery.cancel_scope.deadline = trio.current_time() + self._background_grace
         finally:
             self._nursery = None
 
+    def _begin_shutdown(self) -> None:
+        if self._shutting_down.is_set():
+            return
+        self._shutting_down.set()
+        for app in self._mounted:
+            if app._lifespan_open:
+                app._begin_shutdown()
+
     def _forget_lifespan(self) -> None:
         self._lifespan_open = False
+        self._host = None
         self._state = None
+
+    def _meet(self, host: Host) -> None:
+        """Hear of a server from a request: it runs another app's lifespan, or none."""
+        if self._host is None and self._nursery is not None:
+            # Somebody may be waiting already for the event that was ours so far.
+            self._nursery._follow(host, self._begin_shutdown)
+        self._host = host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope: ``http`` and ``lifespan``; a ``websocket`` is refused."""
         if scope["type"] == "lifespan":
-            await serve_lifespan(self, receive, send)
+            await serve_lifespan(self, scope, receive, send)
         elif scope["type"] == "http":
             await self._serve_http(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -231,6 +275,9 @@ class App(Generic[StateT]):
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         _require_trio()
+        host = host_of(scope)
+        if host is not None and host is not self._host:
+            self._meet(host)
         path = _route_path(scope)
         match = self._router.match(scope["method"], path)
         params: dict[str, str] = {**scope.get("path_params", {})}  # of whatever mounted us

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, TypeAlias
 
 import attrs
@@ -20,6 +22,7 @@ from .content import Content, is_context_manager, is_small
 from .ending import Ending, Reason, logger
 from .errors import ErrorPages, timeout_error
 from .given import Given, Transform, wait_returned
+from .host import Host, host_of
 from .outcome import Outcome
 from .policy import StreamPolicy
 from .request import Request
@@ -76,8 +79,9 @@ class Cycle:
         self._handler = handler
         self._request = request
         self._settings = settings
+        self._host = host_of(request.scope)
         self._exchange = Exchange()
-        self._outcome = Outcome(request, settings.pages)
+        self._outcome = Outcome(request, settings.pages, self._host)
         self._given = Given(request, settings.transforms)
         self._timer = Timer(settings.policy, self._on_limit, self._on_silence)
         self._sender = Sender(send, self._timer, self._on_send_error)
@@ -127,9 +131,9 @@ class Cycle:
         """Take what the server has still for us: Hypercorn cannot close before (HOST fault 6).
 
         Its queue fills again as we return, so it is emptied from the app's nursery, if there is
-        one: Hypercorn always runs the lifespan.
+        one: Hypercorn always runs the lifespan. The guarded server needs no such help.
         """
-        if self._answered or self._exchange.request_settled:
+        if self._answered or self._exchange.request_settled or self._host is not None:
             return
         nursery = self._request.app._nursery
         if nursery is None:
@@ -247,11 +251,14 @@ class Cycle:
         self._streamed = True
         self._timer.start(nursery)
         self._sender.start(nursery)
-        await self._writer.write_stream(response)
+        await self._writer.write_stream(response, on_live=partial(self._on_live, nursery))
 
     # Telling the client.
 
     async def _finish(self) -> None:
+        if self._outcome.shut_down:
+            await self._writer.finish_early(self._given.response)
+            return
         if self._streamed:
             await self._writer.finish_stream(self._given.response)
             return
@@ -275,6 +282,27 @@ class Cycle:
         if reason in ("error", "timeout"):
             self._writer.warn_if_undetectable()
         return reason
+
+    # The end of a live response at the server's shutdown (D23).
+
+    def _on_live(self, nursery: trio.Nursery) -> None:
+        if self._host is None:
+            return  # nobody will tell us
+        if self._host.shutting_down.is_set():
+            self._shut_down()
+        else:
+            nursery.start_soon(self._wait_shutdown, self._host)
+
+    async def _wait_shutdown(self, host: Host) -> None:
+        await host.shutting_down.wait()
+        await trio.sleep(random.uniform(0, host.farewell_spread))
+        self._shut_down()
+
+    def _shut_down(self) -> None:
+        """End the body by cancellation, unless it is ending already."""
+        if self._writer.leave_early():
+            self._outcome.shut_down = True
+            self._scope.cancel(reason="server shutdown")
 
     # What can come from the server at any time.
 

@@ -9,7 +9,7 @@ import attrs
 
 logger = logging.getLogger("tsstream")
 
-Reason: TypeAlias = Literal["complete", "error", "disconnect", "timeout", "cancelled"]
+Reason: TypeAlias = Literal["complete", "error", "disconnect", "timeout", "shutdown", "cancelled"]
 
 
 @attrs.frozen(kw_only=True)
@@ -19,8 +19,9 @@ class Ending:
     Attributes:
       reason: ``complete``, the client was sent all of a response, be it an error page; ``error``,
         the response was cut; ``disconnect``, the client left first; ``timeout``, a limit of the
-        :class:`StreamPolicy` was reached, be it answered with 504 or cut; ``cancelled``, the
-        server stopped or somebody else cancelled the app.
+        :class:`StreamPolicy` was reached, be it answered with 504 or cut; ``shutdown``, a live
+        response was given a clean end because the server shuts down; ``cancelled``, the server
+        stopped or somebody else cancelled the app.
       status_code: of the response, ``None`` if none was started.
       bytes_sent: of the body, taken by the server.
       duration: in seconds, from the request's head to the end.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from tsstream._asgi import Receive, Send
+from tsstream._asgi import Receive, Scope, Send
 
 from .cancellation import cancellation_within, error_within
 from .ending import logger
+from .host import Host, host_of
 
 if TYPE_CHECKING:
     from .app import App
@@ -27,6 +28,7 @@ class AppNursery:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
+        self._following = trio.CancelScope()
 
     @property
     def cancel_scope(self) -> trio.CancelScope:
@@ -50,6 +52,19 @@ class AppNursery:
         return await self._nursery.start(
             partial(_run_logged_once_started, fn, args), name=fn if name is None else name
         )
+
+    def _follow(self, host: Host, fn: Callable[[], None]) -> None:
+        """Call *fn* when *host* begins to shut down; once, and for one host."""
+        self._nursery.start_soon(_follow, host, fn, self._following)
+
+    def _stop_following(self) -> None:
+        self._following.cancel(reason="the lifespan is over")
+
+
+async def _follow(host: Host, fn: Callable[[], None], scope: trio.CancelScope) -> None:
+    with scope:
+        await host.shutting_down.wait()
+        fn()
 
 
 async def _run_logged(fn: Callable[..., Awaitable[object]], args: tuple[object, ...]) -> None:
@@ -95,17 +110,43 @@ class _Started:
         self._task_status.started(value)
 
 
-async def serve_lifespan(app: App[Any], receive: Receive, send: Send) -> None:
+async def serve_lifespan(app: App[Any], scope: Scope, receive: Receive, send: Send) -> None:
     """Speak the ASGI lifespan protocol for *app*."""
+    host = host_of(scope)
+    if host is None and _is_hypercorns(receive):
+        _warn_of_bare_hypercorn()
     await receive()  # lifespan.startup
     stage = "startup"
     try:
-        async with app.open_lifespan():
+        async with app._open_lifespan(host):
             await send({"type": "lifespan.startup.complete"})
             stage = "shutdown"
             await receive()  # lifespan.shutdown
+            if host is not None:
+                _log_shutdown(host)
     except Exception as error:
         logger.exception("the app's lifespan failed at its %s", stage)
         await send({"type": f"lifespan.{stage}.failed", "message": str(error)})
     else:
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _log_shutdown(host: Host) -> None:
+    if host.endings:
+        text = "the server's shutdown: %d live responses ended, %d requests cut"
+        logger.info(text, host.endings["shutdown"], host.endings["cancelled"])
+
+
+def _is_hypercorns(receive: Receive) -> bool:
+    owner = type(getattr(receive, "__self__", None))
+    return owner.__module__.partition(".")[0] == "hypercorn"
+
+
+@cache  # once in a process
+def _warn_of_bare_hypercorn() -> None:
+    logger.warning(
+        "this is a bare Hypercorn worker; 'tsstream run' or tsstream.serve() guard it. Without "
+        "them one malformed request may end the whole server, HTTP/2 has neither backpressure "
+        "nor a cut, a client that does not read can hold up a shutdown, and a shutdown cuts "
+        "live responses"
+    )

@@ -7,10 +7,13 @@ from typing import Any
 
 import trio
 
+from tsstream._errors import mark_logged
+
 from .breakage import is_breakage
 from .cancellation import hidden_errors
 from .ending import Ending, Reason, logger
 from .errors import ErrorPages
+from .host import Host
 from .request import Request
 
 
@@ -22,24 +25,30 @@ class Outcome:
       error: what went wrong, if that is an exception.
       from_outside: *error* came from ``receive`` or ``send``: it belongs to the server or to a
         middleware round us, which may be waiting for it, so it is not answered but raised.
+      shut_down: a live body was cancelled because the server shuts down. That is no failure:
+        unless one comes on top, the response is given its end.
     """
 
-    def __init__(self, request: Request[Any], pages: ErrorPages) -> None:
+    def __init__(self, request: Request[Any], pages: ErrorPages, host: Host | None) -> None:
         self._request = request
         self._pages = pages
+        self._host = host
         self._began = trio.current_time()
         self._limit: str | None = None
         self.reason: Reason | None = None
         self.error: Exception | None = None
         self.from_outside = False
+        self.shut_down = False
 
     def fail(self, error: Exception) -> None:
         """The user's code raised *error*, be it while it was being cancelled (D14)."""
+        if (self.shut_down or self.reason is not None) and is_breakage(error):
+            return  # that is what being cancelled did to it
         if self.reason is None:
             self.reason = "error"
             self.error = error
-        elif not is_breakage(error) and self._pages.http_error(error).status_code >= 500:
-            logger.error("%s failed while it was being cancelled", self._request, exc_info=error)
+        elif self._pages.http_error(error).status_code >= 500:
+            _log_error(error, "%s failed while it was being cancelled", self._request)
 
     def fail_page(self, error: Exception) -> None:
         """The page that was to tell of the error could not be sent (D45)."""
@@ -61,7 +70,7 @@ class Outcome:
     def stall(self, limit: float) -> None:
         """The client has not taken the last message of the exchange within *limit* seconds."""
         if self.error is not None and self._status() >= 500:
-            logger.error("%s failed", self._request, exc_info=self.error)
+            _log_error(self.error, "%s failed", self._request)
         self.reach_limit("send", trio.TooSlowError(f"send limit of {limit:g} s reached"))
 
     def note_hidden(self, error: BaseException) -> None:
@@ -83,12 +92,13 @@ class Outcome:
             self._conclude_answered()
             return "complete"
         elif self.reason == "error" and not self._is_refusal_from_outside():
-            logger.error("%s: stream failed after %d bytes", request, bytes_sent, exc_info=error)
+            _log_error(error, "%s: stream failed after %d bytes", request, bytes_sent)
         elif self.reason == "timeout" and answered:
             logger.warning("%s: %s", request, error)
         elif self.reason == "timeout":
             logger.warning("%s: %s after %d bytes", request, error, bytes_sent)
-        reason: Reason = self.reason or ("complete" if answered else "disconnect")
+        ended: Reason = "shutdown" if self.shut_down else "complete"
+        reason: Reason = self.reason or (ended if answered else "disconnect")
         if reason == "disconnect":
             logger.debug("%s: client disconnected after %d bytes", request, bytes_sent)
         return reason
@@ -114,7 +124,9 @@ class Outcome:
     ) -> None:
         """Call the app's hook; the very last step."""
         if reason == "cancelled" and self.error is not None and self._status() >= 500:
-            logger.error("%s failed, and was cancelled", self._request, exc_info=self.error)
+            _log_error(self.error, "%s failed, and was cancelled", self._request)
+        if reason in ("shutdown", "cancelled"):
+            self._report_shutdown(reason, bytes_sent)
         if hook is None:
             return
         ending = Ending(
@@ -130,15 +142,24 @@ class Outcome:
         except Exception:
             logger.exception("%s: the on_end hook failed", self._request)
 
+    def _report_shutdown(self, reason: Reason, bytes_sent: int) -> None:
+        """Tell what the server's shutdown has done to this exchange, if there is one (D23)."""
+        if self._host is None or not self._host.shutting_down.is_set():
+            return
+        self._host.endings[reason] += 1
+        what = "ended" if reason == "shutdown" else "cut"
+        text = "%s: %s by the server's shutdown after %d bytes"
+        logger.debug(text, self._request, what, bytes_sent)
+
     def _conclude_unheard(self) -> None:
         if self._status() >= 500:
-            logger.error("%s failed, and the client has gone", self._request, exc_info=self.error)
+            _log_error(self.error, "%s failed, and the client has gone", self._request)
         self.reason = "disconnect"
 
     def _conclude_answered(self) -> None:
         status_code = self._status()
         if status_code >= 500:
-            logger.error("%s: answered %d", self._request, status_code, exc_info=self.error)
+            _log_error(self.error, "%s: answered %d", self._request, status_code)
 
     def _is_refusal_from_outside(self) -> bool:
         """Say whether a middleware ended this with a 4xx of its own, which it will answer."""
@@ -147,3 +168,9 @@ class Outcome:
     def _status(self) -> int:
         assert self.error is not None
         return self._pages.http_error(self.error).status_code
+
+
+def _log_error(error: BaseException | None, text: str, *args: object) -> None:
+    logger.error(text, *args, exc_info=error)
+    if error is not None:
+        mark_logged(error)  # it may be raised to the server, which logs what it has not seen

@@ -11,6 +11,7 @@ from tsstream._asgi import Receive
 from tsstream._sansio.exchange import Exchange, RequestEvent, RequestState
 
 from .body import HANDLER_RETURNED, STARTED_UNOPENED
+from .host import client_of
 from .request import Request
 
 LINGER = 1.0  # seconds: for a client to finish an upload that nobody wanted, before we end
@@ -22,7 +23,8 @@ class Watcher:
     One chunk of the body is held until somebody takes it, so a handler that reads slowly slows
     the client, and a disconnect behind that chunk is heard when it is taken (RQ-29). Once nobody
     can read the body any more it is dropped as it arrives: a full queue of unread chunks would
-    hide the disconnect, and stop Hypercorn's own last step (HOST fault 6, RQ-21 to RQ-23).
+    hide the disconnect, and stop Hypercorn's own last step (HOST fault 6, RQ-21 to RQ-23). The
+    guarded server tells of a disconnect past that chunk.
 
     Args:
       on_disconnect: called once, when the client has gone.
@@ -45,17 +47,26 @@ class Watcher:
         self._on_disconnect = on_disconnect
         self._on_error = on_error
         self._on_strange = on_strange
+        self._client = client_of(request.scope)
+        self._scope = trio.CancelScope()
         self._settled = trio.Event()
         self._dropped = 0  # chunks
 
     async def run(self) -> None:
         """Read until the client has gone, or until cancelled."""
+        failure = None
+        if self._client is not None:
+            self._client.on_leave = self._leave
         try:
+            with self._scope:
+                failure = await self._watch()
             # Not in an "except": the Cancelled that on_error() causes would take on the failure as
             # its context. And before the end of the body, which a reader would take for an error.
-            if failure := await self._watch():
+            if failure is not None:
                 self._on_error(failure)
         finally:
+            if self._client is not None:
+                self._client.on_leave = None
             self._request._body._end(complete=False)
             self._settled.set()
 
@@ -100,6 +111,12 @@ class Watcher:
             else:
                 await self._take_chunk(message.get("body", b""), message.get("more_body", False))
         return None
+
+    def _leave(self) -> None:
+        """The client has gone, and we may be holding a chunk that nobody takes."""
+        if self._exchange.request is not RequestState.GONE:
+            self._hear_disconnect()
+            self._scope.cancel(reason="client disconnected")
 
     def _hear_disconnect(self) -> None:
         self._exchange.on_request(RequestEvent.DISCONNECT)

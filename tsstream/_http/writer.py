@@ -12,6 +12,7 @@ from tsstream._sansio.outbox import Outbox
 
 from .content import Items, is_whole
 from .ending import logger
+from .host import host_of
 from .request import Request
 from .response import BODILESS, Response, content_type, item_encoder, open_body
 from .sender import Sender
@@ -40,9 +41,13 @@ class Writer:
         self._sender = sender
         self._timer = timer
         self._watcher = watcher
+        self._guarded = host_of(request.scope) is not None
         self._response: Response | None = None
+        self._outbox: Outbox | None = None
         self._heartbeat: bytes | None = None
         self._flushing = False
+        self._wants_items = False  # the body has been entered, and has not ended yet
+        self._early = False
         self.status_code: int | None = None
 
     async def write_whole(self, response: Response) -> None:
@@ -56,30 +61,49 @@ class Writer:
             await self._send_data(outbox.take())
         await self.finish(outbox.take())
 
-    async def write_stream(self, response: Response) -> None:
+    async def write_stream(self, response: Response, on_live: Callable[[], None]) -> None:
         """Enter the body, send its items as they come, leave the body.
+
+        Args:
+          response: has a body.
+          on_live: called when the head of a live response is about to be sent, unless it
+            declares a length, and so has an end of its own.
 
         Raises:
           Exception: whatever the body raised, on entering, while iterated or on leaving; also if
             its context manager suppressed it, since the body is incomplete all the same (D11).
         """
         self._response = response
-        outbox = Outbox(item_encoder(response), declared=_declared(response))
+        self._outbox = outbox = Outbox(item_encoder(response), declared=_declared(response))
         failure: BaseException | None = None
         self._timer.start_lifetime()
         self._timer.enter("first_item")
         async with open_body(response) as items:
+            self._wants_items = True
             try:
                 if response.live:
-                    await self._sender.send(self._start(response), _body(b""))
+                    start = self._start(response)
+                    if "content-length" not in response.headers:
+                        on_live()
+                    await self._sender.send(start, _body(b""))
                 await self._pump(response, items, outbox)
             except BaseException as error:
                 failure = error
                 raise
+            finally:
+                self._wants_items = False
             self._timer.enter("exit")
         if failure is not None:
             await raise_suppressed(failure)
         outbox.check_complete()
+
+    def leave_early(self) -> bool:
+        """Begin to leave the body; say whether that is early, and so needs a cancellation."""
+        if not self._wants_items:
+            return False
+        self._wants_items, self._early = False, True
+        self._timer.enter("exit")
+        return True
 
     async def finish_stream(self, response: Response) -> None:
         """End a stream whose context managers have all been left without an error."""
@@ -88,13 +112,23 @@ class Writer:
             await self._sender.send(self._start(response))  # nothing was in it (D7)
         await self.finish()
 
+    async def finish_early(self, response: Response) -> None:
+        """End a stream that was left early, without an error."""
+        assert self._outbox is not None, "nothing was streamed"
+        self._watcher.close_body()
+        while self._outbox.size:  # the rest of an item, of which some may have been sent
+            await self._send_data(self._outbox.take())
+        await self.finish(response.encoder.farewell or b"")
+
     async def finish(self, data: bytes = b"") -> None:
         """Send what is left, and the final message, when nothing stands in its way.
 
         A server that still has body for us may not be able to finish, and will close the
         connection if it is (HOST fault 6): so the rest of it is dropped first, within bounds.
+        The guarded server does that itself.
         """
-        if not self._exchange.request_settled and expects_body(self._request):
+        unread = not self._exchange.request_settled and expects_body(self._request)
+        if unread and not self._guarded:
             if data:
                 await self._send_data(data)
                 data = b""
@@ -107,7 +141,7 @@ class Writer:
     def warn_if_undetectable(self) -> None:
         """Tell of a cut that its client must take for an end (D46, HOST fault 12)."""
         response = self._response
-        if response is None or self._request.http_version != "1.0":
+        if response is None or self._request.http_version != "1.0" or self._guarded:
             return
         if self.status_code is not None and "content-length" not in response.headers:
             text = "%s: undetectable truncation, as the client speaks HTTP/1.0"
@@ -135,6 +169,7 @@ class Writer:
                 if receive_nowait is not None:
                     items.ended = _gather(receive_nowait, outbox)
             except Exception:
+                self._wants_items = False
                 # What came before the bad item is sent (D10). If we are cancelled meanwhile, the
                 # error is in the Cancelled's context, and logged from there.
                 await self._flush(response, outbox)  # noqa: ASYNC120
@@ -154,7 +189,8 @@ class Writer:
             else:
                 await self._send_data(outbox.take())
         self._flushing = False
-        self._timer.enter("idle")
+        if not self._early:
+            self._timer.enter("idle")
 
     def _start(self, response: Response) -> Message:
         headers = wire_headers(self._request, response)  # can fail, so before the state moves

@@ -24,12 +24,15 @@ class Encoder:
       media_type: the Content-Type, if the response has none of its own.
       headers: what every response of this format needs.
       heartbeat: sent on silence and ignored by clients; None if the format has nothing like it.
+      farewell: the last bytes of a live response that ends because the server shuts down; None
+        if the format has nothing to say that with. Never part of any other response.
     """
 
     encode: Callable[[Any], bytes | memoryview]
     media_type: str | None = attrs.field(default=None, kw_only=True)
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), kw_only=True)
     heartbeat: bytes | None = attrs.field(default=None, kw_only=True)
+    farewell: bytes | None = attrs.field(default=None, kw_only=True)
 
 
 def bytes_encoder(charset: str = "utf-8") -> Encoder:
@@ -137,4 +140,5 @@ SSE = Encoder(
     # Nothing between us and the browser may keep or hold back a live stream; the second is nginx's.
     headers=(("cache-control", "no-store"), ("x-accel-buffering", "no")),
     heartbeat=b":\n\n",
+    farewell=b": the server shuts down\n\n",
 )

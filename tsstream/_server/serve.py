@@ -1,24 +1,34 @@
-"""Serve an ASGI application with Hypercorn's trio worker on listening sockets of our own."""
+"""Serve an ASGI application: sockets, lifespan, connections, and an end in the right order."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from random import randint
 from typing import Any, cast
 
 import attrs
 import trio
-from hypercorn.config import Config, Sockets
-from hypercorn.trio.run import worker_serve
-from hypercorn.utils import LifespanFailureError, wrap_app
+from hypercorn.config import Config
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.statsd import StatsdLogger
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.utils import LifespanFailureError, repr_socket_addr, wrap_app
 
 from tsstream._asgi import ASGIApp, Receive, Send
+from tsstream._http.host import EXTENSION, Host
+from tsstream._server.limits import STALL_TIMEOUT, Limits
 from tsstream._server.listen import listen
+from tsstream._server.server import Server
 from tsstream._util import unwrapping
 
 __all__ = ["LifespanFailureError", "serve"]
+
+logger = logging.getLogger("tsstream.server")
 
 
 async def serve(
@@ -26,64 +36,214 @@ async def serve(
     config: Config | None = None,
     *,
     bind: Sequence[str] | None = None,
+    certfile: str | None = None,
+    keyfile: str | None = None,
     graceful_timeout: float | None = None,
+    stall_timeout: float | None = STALL_TIMEOUT,
+    header_timeout: float | None = 10.0,
+    body_timeout: float | None = 60.0,
+    pong_timeout: float | None = 20.0,
+    max_connections: int | None = None,
+    half_close: bool = False,
+    farewell_spread: float = 0.0,
     shutdown_trigger: Callable[[], Awaitable[object]] | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve *app* until cancelled, or until *shutdown_trigger* returns.
 
-    Cancelling ends every request at once. *shutdown_trigger* returning ends the server gracefully:
-    it accepts no more connections, gives the running requests *graceful_timeout* seconds, cancels
-    those that are left, and ends the lifespan of *app*. The addresses are listened on before the
-    lifespan starts, all or none of them; every socket is closed when this function leaves.
-
     ``await nursery.start(serve, app)`` returns when the lifespan has started, with the addresses
-    as a list such as ``["http://127.0.0.1:8000"]``; ask for port 0 to be given a free one.
+    as a list such as ``["http://127.0.0.1:8000"]``; ask for port 0 to be given a free one. The
+    addresses are listened on before the lifespan starts, all or none of them; every socket is
+    closed when this function leaves.
+
+    *shutdown_trigger* returning ends the server gracefully. It accepts no more connections and
+    closes idle ones; a tsstream :class:`App` ends its live streams, and WebSockets are closed with
+    1001; what is under way then has *graceful_timeout* seconds, after which it is cut. Cancelling
+    leaves these seconds out. The lifespan of *app* is ended last, in any case.
 
     Args:
       app: an :class:`App`, or any other ASGI application.
-      config: Hypercorn's own configuration, for all that has no argument here (TLS, limits,
-        access log...). It is not changed. What it says of processes (workers, reload, user)
-        does not apply.
+      config: Hypercorn's own configuration, for all that has no argument here (limits of the
+        protocols, access log...). It is not changed. What it says of processes (workers, reload,
+        user) does not apply.
       bind: ``"HOST:PORT"``, ``"[IPV6]:PORT"``, ``"unix:PATH"`` or ``"fd://NUMBER"``; by default
         that of *config*, which is ``127.0.0.1:8000`` if it does not say.
+      certfile: for TLS: a file with the certificate chain, in PEM format.
+      keyfile: and one with its private key.
       graceful_timeout: in seconds; by default that of *config*, which is 3 s if it does not say.
+      stall_timeout: seconds; a client that accepts nothing of what it is sent for so long is
+        dropped. One that reads slowly is not.
+      header_timeout: seconds for the head of a request, from its first byte (408 after that).
+      body_timeout: seconds of silence within the body of a request that has no response yet (408).
+      pong_timeout: seconds for a WebSocket to answer a ping, if *config* has them sent
+        (``websocket_ping_interval``).
+      max_connections: open at the same time; further ones are answered 503 and closed.
+      half_close: answer a client that has closed its sending side. By default that is a
+        disconnect, as clients that are gone look the same (D22).
+      farewell_spread: seconds; live streams and WebSockets end at random times within it when the
+        server shuts down, so that their clients do not come back all at once. To be of use it must
+        be less than *graceful_timeout*.
       shutdown_trigger: waits for whatever shall end the server.
       task_status: what ``nursery.start`` passes.
 
     Raises:
-      OSError: an address cannot be listened on; the message names it.
+      OSError: an address cannot be listened on, or a certificate not be read; the message names it.
       ValueError: an address is written wrongly.
       LifespanFailureError: the lifespan of *app* failed; the exception is Hypercorn's.
       KeyboardInterrupt: after a graceful end, if Ctrl-C came while this was the main task.
     """
-    config = _config(config, bind, graceful_timeout)
-    shutdown_triggered = False
-
-    async def wait_shutdown() -> None:
-        nonlocal shutdown_triggered
-        if shutdown_trigger is None:
-            await trio.sleep_forever()
-        else:
-            await shutdown_trigger()
-        shutdown_triggered = True
-
-    startup = _Startup(lambda addresses: task_status.started(addresses))
+    limits = Limits(
+        stall_timeout=stall_timeout,
+        header_timeout=header_timeout,
+        body_timeout=body_timeout,
+        pong_timeout=pong_timeout,
+        max_connections=max_connections,
+        half_close=half_close,
+        farewell_spread=farewell_spread,
+    )
+    config = _config(config, bind, certfile, keyfile, graceful_timeout)
+    if farewell_spread > config.graceful_timeout:
+        raise ValueError("farewell_spread must not be more than graceful_timeout")
+    told = _Told(app, Host(farewell_spread=farewell_spread))
+    wrapped = wrap_app(cast(Any, told), config.wsgi_max_body_size, "asgi")
+    server = Server(wrapped, config, limits, WorkerContext(_max_requests(config)), told.host)
+    ssl_context = _ssl_context(config)
     with ExitStack() as stack, unwrapping():
-        await worker_serve(
-            wrap_app(cast(Any, startup.watch(app)), config.wsgi_max_body_size, "asgi"),
-            config,
-            sockets=await _open_sockets(config, stack),
-            shutdown_trigger=wait_shutdown,
-            task_status=startup,
-        )
-    if not shutdown_triggered and config.max_requests is None:
-        # Nothing else ends the worker: it has swallowed a KeyboardInterrupt.
+        secure, plain = await _open_sockets(config, stack)
+        listeners = [_Listener(sock, ssl_context) for sock in secure]
+        listeners += [_Listener(sock, None) for sock in plain]
+        async with _open_lifespan(told, server):
+            await _serve_until_shutdown(server, listeners, shutdown_trigger, task_status)
+
+
+async def _serve_until_shutdown(
+    server: Server,
+    listeners: Sequence[_Listener],
+    shutdown_trigger: Callable[[], Awaitable[object]] | None,
+    task_status: trio.TaskStatus[list[str]],
+) -> None:
+    interrupted = False
+    async with trio.open_nursery() as helpers:
+        await helpers.start(server.hangups.run)
+        async with trio.open_nursery() as connections:
+            try:
+                async with trio.open_nursery() as accepting:
+                    for listener in listeners:
+                        accepting.start_soon(listener.serve, server, connections)
+                    for listener in listeners:
+                        await server.config.log.info("Running on %s", listener.address)
+                    task_status.started([listener.address for listener in listeners])
+                    await _wait_shutdown(server, shutdown_trigger)
+                    accepting.cancel_scope.cancel(reason="the server shuts down")
+            except* KeyboardInterrupt:
+                interrupted = True
+            except* trio.Cancelled:
+                server.begin_closing()
+                server.abandon()
+                raise
+            for listener in listeners:
+                listener.sock.close()
+            server.begin_closing()
+            helpers.start_soon(_end_gracefully, server, connections.cancel_scope)
+        helpers.cancel_scope.cancel(reason="the server has shut down")
+    if interrupted:
         raise KeyboardInterrupt
 
 
+async def _end_gracefully(server: Server, connections: trio.CancelScope) -> None:
+    await trio.sleep(server.config.graceful_timeout)
+    if count := server.abandon():
+        logger.info("shutting down: %d connections were cut", count)
+    connections.cancel(reason="server shutdown")
+
+
+async def _wait_shutdown(
+    server: Server, shutdown_trigger: Callable[[], Awaitable[object]] | None
+) -> None:
+    async def wait(fn: Callable[[], Awaitable[object]]) -> None:
+        await fn()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait, server.context.terminate.wait)  # max_requests have been served
+        if shutdown_trigger is not None:
+            nursery.start_soon(wait, shutdown_trigger)
+
+
+@asynccontextmanager
+async def _open_lifespan(told: _Told, server: Server) -> AsyncIterator[None]:
+    """Start the lifespan of the application, and end it whatever happens meanwhile."""
+    lifespan = Lifespan(server.app, server.config, cast(Any, server.state))
+    async with trio.open_nursery() as nursery:
+        scope = await nursery.start(_run_shielded, lifespan.handle_lifespan)
+        try:
+            await lifespan.wait_for_startup()
+            if told.startup_failed:
+                await trio.sleep_forever()  # until that error arrives here
+            try:
+                yield
+            finally:
+                # Not cut short by a cancellation of the server, but by Hypercorn's own
+                # shutdown_timeout.
+                with trio.CancelScope(shield=True):
+                    await lifespan.wait_for_shutdown()
+        finally:
+            scope.cancel(reason="the lifespan is over")
+
+
+async def _run_shielded(
+    fn: Callable[[], Awaitable[object]], *, task_status: trio.TaskStatus[trio.CancelScope]
+) -> None:
+    with trio.CancelScope(shield=True) as scope:
+        task_status.started(scope)
+        await fn()
+
+
+@attrs.frozen(eq=False)
+class _Listener:
+    """A listening socket, and whether TLS is spoken on it."""
+
+    sock: socket.socket
+    ssl_context: ssl.SSLContext | None
+
+    @property
+    def address(self) -> str:
+        scheme = "http" if self.ssl_context is None else "https"
+        return f"{scheme}://{repr_socket_addr(self.sock.family, self.sock.getsockname())}"
+
+    async def serve(self, server: Server, connections: trio.Nursery) -> None:
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self.sock))
+        await server.accept(listener, self.ssl_context, connections)
+
+
+@attrs.define(eq=False)
+class _Told:
+    """The application, whose lifespan is told of the host, and heard when it fails to start."""
+
+    app: ASGIApp
+    host: Host
+    startup_failed: bool = False
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
+
+        async def heard(message: Any) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                self.startup_failed = True
+            await send(message)
+
+        scope.setdefault("extensions", {})[EXTENSION] = self.host
+        await self.app(scope, receive, heard)
+
+
 def _config(
-    config: Config | None, bind: Sequence[str] | None, graceful_timeout: float | None
+    config: Config | None,
+    bind: Sequence[str] | None,
+    certfile: str | None,
+    keyfile: str | None,
+    graceful_timeout: float | None,
 ) -> Config:
     if config is None:
         config = Config()
@@ -92,43 +252,37 @@ def _config(
     config = copy.copy(config)
     if bind is not None:
         config.bind = [bind] if isinstance(bind, str) else list(bind)
+    if certfile is not None:
+        config.certfile, config.keyfile = certfile, keyfile
     if graceful_timeout is not None:
         config.graceful_timeout = graceful_timeout
     if not config.bind:
         raise ValueError('bind is empty; name at least one address, for example "127.0.0.1:8000"')
     if config.quic_bind:
         raise ValueError("serve() has no QUIC; leave quic_bind out, or run `hypercorn -k trio`")
+    config.set_statsd_logger_class(StatsdLogger)
     return config
 
 
-async def _open_sockets(config: Config, stack: ExitStack) -> Sockets:
-    """Listen on every address of *config*; *stack* closes the sockets."""
+def _ssl_context(config: Config) -> ssl.SSLContext | None:
+    try:
+        return config.create_ssl_context()
+    except OSError as error:
+        names = f"{config.certfile} and {config.keyfile}"
+        raise OSError(error.errno, f"cannot use the certificate {names}: {error}") from error
+
+
+def _max_requests(config: Config) -> int | None:
+    if config.max_requests is None:
+        return None
+    return config.max_requests + randint(0, config.max_requests_jitter)
+
+
+async def _open_sockets(
+    config: Config, stack: ExitStack
+) -> tuple[list[socket.socket], list[socket.socket]]:
+    """Listen on every address of *config*, with TLS and without; *stack* closes the sockets."""
     main = await listen(config.bind, config, stack)
     if not config.ssl_enabled:
-        return Sockets([], main, [])
-    return Sockets(main, await listen(config.insecure_bind, config, stack), [])
-
-
-@attrs.define(eq=False)
-class _Startup:
-    """A task status that says "started" only if the lifespan has not failed to start.
-
-    Hypercorn 0.18 says it in both cases, and raises LifespanFailureError a moment later.
-    """
-
-    announce: Callable[[list[str]], None]
-    failed: bool = False
-
-    def started(self, addresses: list[str] | None = None) -> None:
-        if not self.failed and addresses is not None:
-            self.announce(addresses)
-
-    def watch(self, app: ASGIApp) -> ASGIApp:
-        async def watched(scope: Any, receive: Receive, send: Send) -> None:
-            async def watched_send(message: Any) -> None:
-                self.failed = self.failed or message["type"] == "lifespan.startup.failed"
-                await send(message)
-
-            await app(scope, receive, watched_send if scope["type"] == "lifespan" else send)
-
-        return watched
+        return [], main
+    return main, await listen(config.insecure_bind, config, stack)

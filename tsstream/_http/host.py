@@ -1,0 +1,64 @@
+"""What the guarded server tells the apps that it serves, through the ASGI scope."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from tsstream._asgi import Scope
+
+EXTENSION = "tsstream.host"  # the key in scope["extensions"] of every scope
+CLIENT = "tsstream.client"  # and that of a request's own
+
+
+@attrs.frozen(eq=False)
+class Host:
+    """What the guarded server tells the apps that it serves.
+
+    An app that finds one knows that it is on that server: unread request bodies are drained for
+    it, a cut is always visible, and it is told at once when the server begins to shut down.
+
+    Attributes:
+      shutting_down: set by the server, and by nobody else.
+      farewell_spread: in seconds; live responses end at random times within it.
+      endings: what the apps say: how many requests a shutdown has ended, by ``Ending.reason``.
+    """
+
+    shutting_down: trio.Event = attrs.field(factory=trio.Event)
+    farewell_spread: float = 0.0
+    endings: Counter[str] = attrs.field(factory=Counter, init=False)
+
+
+@attrs.define(eq=False)
+class Client:
+    """The client of one request: its leaving, told past all that still waits to be received.
+
+    ``http.disconnect`` overtakes what the server has queued, but not the chunk that an app has
+    taken and nobody has read yet.
+
+    Attributes:
+      on_leave: called at most once, when the client has gone before the exchange was over.
+    """
+
+    on_leave: Callable[[], None] | None = None
+
+    def leave(self) -> None:
+        """Say that the client has gone."""
+        on_leave, self.on_leave = self.on_leave, None
+        if on_leave is not None:
+            on_leave()
+
+
+def host_of(scope: Scope) -> Host | None:
+    """Give the guarded server that made *scope*, or None if another one did."""
+    host = (scope.get("extensions") or {}).get(EXTENSION)
+    return host if isinstance(host, Host) else None
+
+
+def client_of(scope: Scope) -> Client | None:
+    """Give the client of a request that the guarded server serves, or None on another server."""
+    client = (scope.get("extensions") or {}).get(CLIENT)
+    return client if isinstance(client, Client) else None

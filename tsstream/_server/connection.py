@@ -1,0 +1,244 @@
+"""One accepted connection: what it speaks, how long it may take, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import math
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+from hypercorn.utils import parse_socket_addr
+
+from tsstream._server.errors import ClientGone
+from tsstream._server.http1 import HTTP1
+from tsstream._server.http2 import HTTP2
+from tsstream._server.output import Output
+from tsstream._server.transport import Stalled, Transport
+from tsstream._util import unwrapped
+
+if TYPE_CHECKING:
+    from tsstream._server.server import Server
+
+logger = logging.getLogger("tsstream.server")
+
+RECEIVE_SIZE = 64 * 1024  # bytes
+LINGER = 30.0  # seconds: for a client to take our last words while it still sends (nginx: 30 s)
+LINGER_SILENCE = 2.0  # seconds without a byte of it, and we close
+LOST = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+class Driver(Protocol):
+    """What speaks one protocol on a connection."""
+
+    async def run(self, data: bytes) -> None:
+        """Read until the connection is over; *data* has been read already."""
+
+    async def on_deadline(self) -> None:
+        """The deadline was reached, and :meth:`run` is over: say so to the client."""
+
+    def disconnect(self) -> None:
+        """The client has gone: tell every exchange, at once."""
+
+    def begin_closing(self) -> None:
+        """The server shuts down: end as soon as what is under way has ended."""
+
+    def abandon(self) -> None:
+        """The time for a graceful end is over: last words, without waiting for them to go."""
+
+
+class Connection:
+    """One client's connection, in a task of its own with a nursery for its exchanges.
+
+    Whatever goes wrong in it ends this connection and no other (HOST fault 1).
+
+    Attributes:
+      nursery: for the calls of the application and all that serves them.
+      gone: the client has closed the connection, or it was aborted.
+    """
+
+    def __init__(self, server: Server, stream: trio.SocketStream) -> None:
+        self.server = server
+        self.config = server.config
+        self.limits = server.limits
+        self.nursery: trio.Nursery
+        self.gone = False
+        sock = stream.socket
+        self.client = parse_socket_addr(sock.family, sock.getpeername())
+        self.server_address = parse_socket_addr(sock.family, sock.getsockname())
+        self._transport = Transport(stream, self.limits.stall_timeout)
+        self._tls: trio.SSLStream[Transport] | None = None
+        self._driver: Driver | None = None
+        self._output: Output | None = None
+        self._reading = trio.CancelScope()
+        self._stopped = False
+        self._linger = True
+        self._failed = False
+
+    @property
+    def output(self) -> Output:
+        """What goes out."""
+        assert self._output is not None, "nothing is sent before the connection is set up"
+        return self._output
+
+    @property
+    def ssl(self) -> bool:
+        """The connection is encrypted."""
+        return self._tls is not None
+
+    async def run(self, ssl_context: ssl.SSLContext | None) -> None:
+        """Serve the connection until it is over."""
+        try:
+            try:
+                if ssl_context is None or await self._shake_hands(ssl_context):
+                    async with trio.open_nursery() as self.nursery:
+                        await self._serve()
+            finally:
+                self.hang_up()
+        except (Exception, BaseExceptionGroup) as error:
+            cancelled, errors = split_cancelled(error)
+            if errors is not None:
+                self.log_failure("failed", unwrapped(errors))
+            if cancelled is not None:
+                raise cancelled from None
+
+    async def read(self) -> bytes:
+        """Give what the client has sent, or ``b""`` if it has closed its side, or is lost."""
+        stream = self._transport if self._tls is None else self._tls
+        try:
+            return bytes(await stream.receive_some(RECEIVE_SIZE))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
+
+    @contextmanager
+    def parked(self) -> Iterator[None]:
+        """Not reading in this block: hear a hang-up all the same."""
+        fileno = -1 if self.gone else self._transport.socket.fileno()
+        with self.server.hangups.watching(fileno, self.hang_up):
+            yield
+
+    def set_deadline(self, seconds: float | None) -> None:
+        """Stop reading after *seconds*, and let the driver say so (``on_deadline``)."""
+        self._reading.deadline = math.inf if seconds is None else trio.current_time() + seconds
+
+    def stop(self, *, linger: bool) -> None:
+        """End the driver's ``run()``, and close the connection behind what was written.
+
+        Args:
+          linger: drop what the client still sends, for a while, before the socket is closed.
+            Closing while bytes come in makes the kernel send a reset, and that would destroy a
+            response that the client has not read yet.
+        """
+        self._stopped = True
+        self._linger = linger
+        self._reading.cancel()
+
+    def hang_up(self) -> None:
+        """The client has gone, or is to go."""
+        if not self.gone:
+            self.gone = True
+            self._transport.close()
+            self._reading.cancel()
+            if self._output is not None:
+                self._output.close()
+            if self._driver is not None:
+                self._driver.disconnect()
+
+    def abort(self) -> None:
+        """Reset the connection: what the client has got is not complete."""
+        self._transport.abort()
+        self.hang_up()
+
+    def begin_closing(self) -> None:
+        """The server shuts down."""
+        if self._driver is None:
+            self.hang_up()  # it has not said a word yet
+        elif not self._stopped:
+            self._driver.begin_closing()
+
+    def abandon(self) -> None:
+        """The time for a graceful end is over."""
+        if self._driver is not None and not self.gone:
+            self._driver.abandon()
+
+    def log_failure(self, text: str, error: BaseException | None = None) -> None:
+        """Write the one record that a failed connection gets.
+
+        Args:
+          text: what went wrong.
+          error: a bug of ours, if it is one.
+        """
+        if not self._failed:
+            self._failed = True
+            level = logging.INFO if error is None else logging.ERROR
+            logger.log(level, "connection of %s: %s", self.client, text, exc_info=error)
+
+    async def _shake_hands(self, ssl_context: ssl.SSLContext) -> bool:
+        # Not https_compatible: that is to leave out the close_notify, which tells a client that
+        # what it got is complete.
+        tls = trio.SSLStream(self._transport, ssl_context, server_side=True)
+        try:
+            with trio.fail_after(self.config.ssl_handshake_timeout):
+                await tls.do_handshake()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+            if not self.gone:
+                self.log_failure(f"the TLS handshake failed: {error.__cause__ or error!r}")
+            return False
+        self._tls = tls
+        return True
+
+    async def _serve(self) -> None:
+        self._output = Output(self.nursery, self._transport, self._tls, self._on_broken)
+        with self._reading:
+            self.set_deadline(self.limits.header_timeout)
+            await self._read_as_the_client_speaks()
+        if self._driver is None or self.gone:
+            return
+        if self._reading.cancelled_caught and not self._stopped:
+            await self._driver.on_deadline()
+        await self._close_gracefully()
+
+    async def _read_as_the_client_speaks(self) -> None:
+        """Choose by ALPN or, as HTTP/2 with prior knowledge has a preface, by the first bytes."""
+        if self._tls is not None and self._tls.selected_alpn_protocol() == "h2":
+            self._driver = HTTP2(self)
+            await self._driver.run(b"")
+            return
+        data = b""
+        while HTTP2_PREFACE.startswith(data) and data != HTTP2_PREFACE:
+            if not (more := await self.read()):
+                return
+            data += more
+        self._driver = HTTP2(self) if data.startswith(HTTP2_PREFACE) else HTTP1(self)
+        await self._driver.run(data)
+
+    async def _close_gracefully(self) -> None:
+        with trio.move_on_after(LINGER), suppress(ClientGone, *LOST):
+            await self.output.wait_sent()
+            if self._tls is not None:
+                await self._tls.aclose()  # which leaves our transport open
+            elif self._linger:
+                await self._transport.send_eof()
+            while self._linger:
+                with trio.fail_after(LINGER_SILENCE):
+                    if not await self._transport.receive_some(RECEIVE_SIZE):
+                        break
+        self.hang_up()
+
+    def _on_broken(self, error: Exception) -> None:
+        if isinstance(error, Stalled):
+            self.log_failure(str(error))
+        self.hang_up()
+
+
+def split_cancelled(
+    error: BaseException,
+) -> tuple[BaseException | None, BaseException | None]:
+    """Take *error* apart: cancellation (and what else is no Exception), and errors."""
+    if isinstance(error, BaseExceptionGroup):
+        errors, others = error.split(Exception)
+        return others, errors
+    return (None, error) if isinstance(error, Exception) else (error, None)

@@ -1,0 +1,156 @@
+"""One request with its response, between the application's messages and a protocol's events."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from time import time
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+from hypercorn.config import Config
+from hypercorn.protocol.events import Body, Event
+from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
+from hypercorn.typing import AppWrapper
+from hypercorn.utils import suppress_body
+
+from tsstream._errors import is_logged
+from tsstream._http.host import CLIENT, EXTENSION, Client
+from tsstream._server.errors import ClientGone
+from tsstream._server.inbox import Inbox
+from tsstream._util import leaves
+
+if TYPE_CHECKING:
+    from tsstream._server.connection import Connection
+    from tsstream._server.websocket import WebSocketExchange
+
+DISCONNECT = {"type": "http.disconnect"}
+
+
+class HTTPExchange(HTTPStream):
+    """Hypercorn's translation of ASGI, with an inbox that a disconnect overtakes.
+
+    Args:
+      connection: whose nursery the application runs in.
+      send: takes the response's events. ``StreamClosed`` is the last; if no ``EndBody`` came
+        before, the response is not complete.
+      on_cut: called, and cannot wait, when the application was cancelled, or one of its sends:
+        what the client has got is not complete.
+      stream_id: HTTP/2's.
+      inbox: what the application receives.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        send: Callable[[Event], Awaitable[None]],
+        on_cut: Callable[[], None],
+        *,
+        stream_id: int,
+        inbox: Inbox,
+    ) -> None:
+        super().__init__(
+            connection.server.app,
+            connection.config,
+            cast(Any, connection.server.context),
+            cast(Any, self),  # Hypercorn's task group; see spawn_app()
+            connection.ssl,
+            connection.client,
+            connection.server_address,
+            send,
+            stream_id,
+        )
+        self.inbox = inbox
+        self.running = False  # the application has been called, and has not returned
+        self.failed = False  # it raised an error
+        self.ending = False  # its last message is on its way
+        self._client = Client()
+        self._connection = connection
+        self._on_cut = on_cut
+
+    async def spawn_app(
+        self, app: AppWrapper, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        """Start the application; what Hypercorn asks of its task group."""
+        scope["extensions"].pop("http.response.push", None)  # browsers have given it up
+        scope["extensions"][EXTENSION] = self._connection.server.host
+        scope["extensions"][CLIENT] = self._client
+        self.running = True
+        self._connection.nursery.start_soon(call_app, self, app, config, scope)
+
+    def disconnect(self) -> None:
+        """The client has gone, or the exchange is over: let the application hear it."""
+        self.closed = True
+        self.inbox.disconnect(DISCONNECT)
+        if self.state is not ASGIHTTPState.CLOSED:
+            self._client.leave()
+
+    def cancelled(self) -> None:
+        """The application was cancelled."""
+        if not self.closed:
+            self._on_cut()
+
+    async def app_send(self, message: Any) -> None:
+        """Take one message of the application; None when it has returned."""
+        if message is None:
+            await self._log_if_cut()
+        elif self.closed and self.state is not ASGIHTTPState.CLOSED:
+            await trio.lowlevel.checkpoint()
+            raise ClientGone("the client has gone")
+        try:
+            if message is not None and message["type"] == "http.response.body":
+                await self._send_body(message)
+            else:
+                await super().app_send(message)
+        except trio.Cancelled:
+            self.cancelled()
+            raise
+
+    async def _log_if_cut(self) -> None:
+        begun = self.state in (ASGIHTTPState.RESPONSE, ASGIHTTPState.TRAILERS)
+        if begun or (self.closed and self.state is ASGIHTTPState.REQUEST):
+            await self.config.log.access(self.scope, cast(Any, None), time() - self.start_time)
+
+    async def _send_body(self, message: Any) -> None:
+        """Send an empty body too, as it is what sends the head of a response on its way."""
+        body = message.get("body", b"")
+        if self.state is not ASGIHTTPState.RESPONSE or not message.get("more_body", False):
+            self.ending = True
+            await super().app_send(message)
+        elif not suppress_body(self.scope["method"], int(self.response["status"])):
+            await self.send(Body(stream_id=self.stream_id, data=bytes(body)))
+
+
+async def call_app(
+    exchange: HTTPExchange | WebSocketExchange, app: AppWrapper, config: Config, scope: Any
+) -> None:
+    """Run the application for one exchange, and log its errors, if it has not done so itself."""
+    try:
+        try:
+            await app(
+                scope,
+                cast(Any, exchange.inbox.receive),
+                cast(Any, exchange.app_send),
+                trio.to_thread.run_sync,
+                trio.from_thread.run,
+            )
+        except (Exception, BaseExceptionGroup) as error:
+            others = error.split(Exception)[1] if isinstance(error, BaseExceptionGroup) else None
+            if not all(_needs_no_record(leaf) for leaf in leaves(error)):
+                await config.log.exception("Error in ASGI Framework")
+            exchange.failed = True
+            if others is not None:
+                raise others from None
+        try:
+            await exchange.app_send(None)
+        except ClientGone:
+            pass
+    except BaseException:
+        exchange.cancelled()
+        raise
+    finally:
+        exchange.running = False
+        exchange.task_group = cast(Any, None)  # it was the exchange itself: nothing for the GC
+
+
+def _needs_no_record(error: BaseException) -> bool:
+    return not isinstance(error, Exception) or isinstance(error, ClientGone) or is_logged(error)

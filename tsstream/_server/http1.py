@@ -1,0 +1,389 @@
+"""HTTP/1.1 and 1.0 on one connection: h11 knows the protocol, this drives it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, Final
+
+import h11
+import trio
+from hypercorn.protocol.events import (
+    Body,
+    Data,
+    EndBody,
+    Event,
+    InformationalResponse,
+    Request,
+    Response,
+    StreamClosed,
+)
+from hypercorn.typing import ConnectionState
+
+from tsstream._sansio.http1 import Refusal, check_request, content_length, is_websocket
+from tsstream._server.exchange import HTTPExchange
+from tsstream._server.inbox import Inbox
+from tsstream._server.websocket import WebSocketExchange
+
+if TYPE_CHECKING:
+    from tsstream._server.connection import Connection
+
+STREAM_ID = 1  # Hypercorn's events have one
+CHUNKED = b"\r\nTransfer-Encoding: chunked\r\n"  # as h11 writes it
+UNREAD = 1024 * 1024  # bytes: of a body that nobody wants, dropped to keep the connection (RQ-25)
+DROP_TIMEOUT = 1.0  # seconds: for the same
+COMPLETE: Final = {"type": "http.request", "body": b"", "more_body": False}
+
+
+class Phase(Enum):
+    """What the reader of the connection waits for."""
+
+    FIRST_BYTE = auto()  # of a request: the connection is idle
+    HEAD = auto()
+    BODY = auto()
+    RESPONSE = auto()  # the request is all there
+    REST = auto()  # of a body that nobody wants, as the response is complete
+    OVER = auto()
+
+
+class HTTP1:
+    """Serve one request after another.
+
+    The connection's own task reads; the task of each call of the application writes. What the
+    client sends goes to the inbox of the exchange, and while that is full nothing is read.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._config = connection.config
+        self._limits = connection.limits
+        self._h11 = h11.Connection(
+            h11.SERVER, max_incomplete_event_size=self._config.h11_max_incomplete_size
+        )
+        self._exchange: HTTPExchange | WebSocketExchange | None = None
+        self._phase = Phase.FIRST_BYTE
+        self._arrived = False  # anything of the next request
+        self._closing = False
+        self._requests = 0
+        self._head = b""  # of the response, kept until its first bytes
+        self._kept: list[bytes] = []  # of the response, as the end is next
+        self._chunked = False
+        self._responding = False  # its head has been made
+        self._unread = 0  # bytes of the body that are still to come, if the client has said so
+        self._dropped = 0  # bytes of it that nobody wanted
+        self._turned = trio.lowlevel.ParkingLot()
+        self._send_event: dict[type[Event], Callable[[Any], Awaitable[None]]] = {
+            Body: self._send_body,
+            Response: self._send_response,
+            InformationalResponse: self._send_nothing,  # HTTP/1 clients are known to choke on it
+            EndBody: self._send_end,
+            Data: self._send_data,
+            StreamClosed: self._end_exchange,
+        }
+
+    # What the connection asks of us.
+
+    async def run(self, data: bytes) -> None:
+        """Read until the connection is over."""
+        if data:
+            self._arrived = True
+            self._h11.receive_data(data)
+        try:
+            while self._phase is not Phase.OVER:
+                if self._h11.their_state is h11.MUST_CLOSE:
+                    # No further request is wanted (RFC 9112, 9.6), and h11 would take one for an
+                    # error of this one.
+                    await self._wait_turn()
+                else:
+                    await self._take(self._h11.next_event())
+        except h11.RemoteProtocolError as error:
+            self._refuse(Refusal(error.error_status_hint, str(error)))
+        except Refusal as refusal:
+            self._refuse(refusal)
+
+    async def on_deadline(self) -> None:
+        """The client was too slow: tell it, if it waits for a response."""
+        await trio.lowlevel.checkpoint()
+        if self._phase is Phase.HEAD:
+            self._refuse(Refusal(408, "the request's head took too long"))
+        elif self._phase is Phase.BODY:
+            self._refuse(Refusal(408, "the request's body paused for too long"))
+        else:
+            self._stop(linger=self._phase is Phase.REST)
+
+    def disconnect(self) -> None:
+        """The client has gone."""
+        self._phase = Phase.OVER
+        self._turned.unpark_all()
+        if self._exchange is not None:
+            self._exchange.disconnect()
+
+    def begin_closing(self) -> None:
+        """The server shuts down."""
+        self._closing = True
+        if self._phase in (Phase.FIRST_BYTE, Phase.HEAD):
+            self._stop(linger=False)
+        elif isinstance(self._exchange, WebSocketExchange):
+            self._exchange.begin_closing()
+
+    def abandon(self) -> None:
+        """Answer 503 if there is no answer yet, and cut what is under way."""
+        if self._exchange is None:
+            return
+        if not self._responding and self._h11.our_state is h11.SEND_RESPONSE:
+            self._connection.output.write_soon(self._error_response(503))
+            exchange, self._exchange = self._exchange, None
+            exchange.disconnect()  # it is not to reset the connection when it is cancelled
+        elif self._undelimited:
+            self._connection.abort()
+
+    # What the client sends.
+
+    async def _take(self, event: Any) -> None:
+        kind = type(event)
+        if event is h11.NEED_DATA:
+            await self._read()
+        elif kind is h11.Data:
+            await self._take_data(event.data)
+        elif kind is h11.EndOfMessage:
+            self._take_end()
+        elif kind is h11.Request:
+            await self._begin(event)
+        elif event is h11.PAUSED:  # the next request is here already
+            await self._wait_turn()
+        else:
+            self._stop(linger=False)
+
+    async def _read(self) -> None:
+        if self._phase is Phase.BODY:
+            wanted = None if self._responding else self._limits.body_timeout
+            self._connection.set_deadline(wanted)
+        elif self._phase is Phase.FIRST_BYTE and self._arrived:
+            self._phase = Phase.HEAD
+            self._connection.set_deadline(self._limits.header_timeout)
+        data = await self._connection.read()
+        if data:
+            self._arrived = True
+            self._h11.receive_data(data)
+        elif self._limits.half_close and self._phase is Phase.RESPONSE:
+            self._closing = True
+            await self._wait_turn()
+        else:
+            self._connection.hang_up()
+
+    async def _begin(self, event: h11.Request) -> None:
+        check_request(event, self._limits.max_headers, self._config.h11_max_incomplete_size)
+        self._requests += 1
+        self._head, self._kept = b"", []
+        self._unread = content_length(event) or 0
+        self._dropped = 0
+        self._phase = Phase.BODY
+        target = event.target
+        if target[:1] != b"/" and b"://" in target:  # absolute-form (RFC 9112, 3.2.2)
+            target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+        request = Request(
+            stream_id=STREAM_ID,
+            headers=list(event.headers.raw_items())
+            if self._config.h11_pass_raw_headers
+            else list(event.headers),
+            http_version=event.http_version.decode(),
+            method=event.method.decode().upper(),
+            raw_path=target,
+            state=ConnectionState(self._connection.server.state),
+        )
+        if is_websocket(event):
+            await self._run_websocket(request)
+        else:
+            self._exchange = HTTPExchange(
+                self._connection,
+                self._send,
+                self._connection.abort,
+                stream_id=STREAM_ID,
+                inbox=Inbox(on_wanted=self._invite_body),
+            )
+            await self._exchange.handle(request)
+        await self._connection.server.context.mark_request()
+
+    async def _take_data(self, data: bytes) -> None:
+        self._unread -= len(data)
+        if self._phase is Phase.REST:
+            self._dropped += len(data)
+            if self._dropped > UNREAD:
+                self._stop(linger=True)
+            return
+        inbox = self._inbox
+        inbox.put({"type": "http.request", "body": bytes(data), "more_body": True}, len(data))
+        if inbox.full:
+            self._connection.set_deadline(None)
+            with self._connection.parked():
+                await inbox.wait_room()
+
+    def _take_end(self) -> None:
+        self._connection.set_deadline(None)
+        if self._phase is Phase.REST:
+            self._recycle()
+        elif self._phase is Phase.BODY:
+            self._phase = Phase.RESPONSE
+            self._inbox.put(COMPLETE)
+
+    async def _wait_turn(self) -> None:
+        self._connection.set_deadline(None)
+        with self._connection.parked():
+            while self._phase in (Phase.BODY, Phase.RESPONSE):
+                await self._turned.park()
+
+    async def _run_websocket(self, request: Request) -> None:
+        connection = self._connection
+        connection.set_deadline(None)
+        self._phase = Phase.RESPONSE
+        exchange = self._exchange = WebSocketExchange(
+            connection, self._send, connection.abort, stream_id=STREAM_ID, inbox=Inbox()
+        )
+        await exchange.handle(request)
+        data = bytes(self._h11.trailing_data[0])
+        while self._phase is Phase.RESPONSE:
+            if data:
+                await exchange.receive_data(data)
+            with connection.parked():
+                await exchange.inbox.wait_room()
+            if self._phase is Phase.RESPONSE and not (data := await connection.read()):
+                connection.hang_up()
+
+    def _invite_body(self) -> None:
+        """Send 100 Continue, as the application wants the body that the client holds back."""
+        if self._h11.they_are_waiting_for_100_continue and not self._responding:
+            event = h11.InformationalResponse(status_code=100, headers=[])
+            self._connection.output.write_soon(self._h11.send(event) or b"")
+
+    # What the application sends.
+
+    async def _send(self, event: Event) -> None:
+        await self._send_event[type(event)](event)
+
+    async def _send_response(self, event: Response) -> None:
+        headers = [*event.headers, *self._config.response_headers("h11")]
+        if event.status_code == 101:
+            head = h11.InformationalResponse(status_code=101, headers=headers)
+            await self._write(self._h11.send(head))
+            return
+        if self._must_close:
+            headers.append((b"connection", b"close"))
+        # Made before h11 is told: an invalid head is the application's error, and can be answered.
+        response = h11.Response(status_code=event.status_code, headers=headers)
+        self._head = self._h11.send(response) or b""
+        self._chunked = CHUNKED in self._head
+        self._responding = True
+        if self._phase is Phase.BODY:
+            self._connection.set_deadline(None)
+
+    async def _send_body(self, event: Body) -> None:
+        data = event.data
+        if not self._chunked:  # h11 counts what it was told, or drops what has no place
+            pieces = [self._head, self._h11.send(h11.Data(data=data)) or b""]
+        elif data:
+            # RFC 9112, 7.1. h11 does no more for it, but copies the data.
+            pieces = [self._head, b"%x\r\n" % len(data), data, b"\r\n"]
+        else:
+            pieces = [self._head]
+        self._head = b""
+        if isinstance(self._exchange, HTTPExchange) and self._exchange.ending:
+            self._kept = pieces  # the end is next, and goes with it
+        else:
+            await self._connection.output.write(*pieces)
+
+    async def _send_end(self, event: EndBody) -> None:
+        pieces = [*self._kept, self._head, self._h11.send(h11.EndOfMessage()) or b""]
+        self._kept, self._head = [], b""
+        await self._connection.output.write(*pieces)
+
+    async def _send_data(self, event: Data) -> None:
+        await self._write(event.data)
+
+    async def _send_nothing(self, event: Event) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def _end_exchange(self, event: StreamClosed) -> None:
+        exchange, self._exchange = self._exchange, None
+        assert exchange is not None
+        exchange.disconnect()
+        if isinstance(exchange, WebSocketExchange):
+            self._stop(linger=True)
+        elif self._h11.our_state is h11.DONE:
+            self._recycle()
+        elif self._h11.our_state is h11.MUST_CLOSE:
+            self._stop(linger=self._h11.their_state is not h11.DONE)
+        elif self._undelimited:
+            self._connection.abort()  # a FIN would be a clean end (HOST fault 12)
+        else:
+            self._stop(linger=True)
+
+    def _recycle(self) -> None:
+        """Go on with the next request, when this one is all there, or its rest can be dropped."""
+        if self._closing:
+            self._stop(linger=self._h11.their_state is not h11.DONE)
+        elif self._h11.their_state is h11.DONE:
+            self._h11.start_next_cycle()
+            self._connection.output.rest()
+            self._phase = Phase.FIRST_BYTE
+            self._arrived = bool(self._h11.trailing_data[0])
+            self._responding = False
+            self._connection.set_deadline(self._config.keep_alive_timeout)
+        elif self._h11.their_state is h11.SEND_BODY:
+            self._phase = Phase.REST
+            self._connection.set_deadline(DROP_TIMEOUT)
+        else:
+            self._stop(linger=True)
+        self._turned.unpark_all()
+
+    @property
+    def _must_close(self) -> bool:
+        return (
+            self._closing
+            or self._requests > self._config.keep_alive_max_requests
+            or self._unread > UNREAD
+            or self._h11.they_are_waiting_for_100_continue
+        )
+
+    @property
+    def _undelimited(self) -> bool:
+        """The response under way has no end but the connection's: HTTP/1.0."""
+        return self._h11.their_http_version == b"1.0" and self._responding
+
+    @property
+    def _inbox(self) -> Inbox:
+        assert self._exchange is not None
+        return self._exchange.inbox
+
+    async def _write(self, data: bytes | None) -> None:
+        await self._connection.output.write(data or b"")
+
+    # The end of the connection.
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Tell the client what is wrong with its request, if it still waits for a response."""
+        connection = self._connection
+        connection.log_failure(f"{refusal.status_code}: {refusal}")
+        unanswered = not self._responding and self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        if unanswered:
+            connection.output.write_soon(self._error_response(refusal.status_code))
+            self._responding = True
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.disconnect()
+            if not unanswered and self._undelimited:
+                connection.abort()
+        self._stop(linger=True)
+
+    def _error_response(self, status_code: int) -> bytes:
+        headers = [
+            (b"content-length", b"0"),
+            (b"connection", b"close"),
+            *self._config.response_headers("h11"),
+        ]
+        response = h11.Response(status_code=status_code, headers=headers)
+        return (self._h11.send(response) or b"") + (self._h11.send(h11.EndOfMessage()) or b"")
+
+    def _stop(self, *, linger: bool) -> None:
+        self._phase = Phase.OVER
+        self._turned.unpark_all()
+        self._connection.stop(linger=linger)

@@ -1,0 +1,88 @@
+"""What waits for one call of the application to ``receive()`` it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+ROOM = 64 * 1024  # bytes: what is read ahead of the application before the client has to wait
+
+
+class Inbox:
+    """A queue of ASGI messages whose bound its filler keeps, and which a disconnect overtakes.
+
+    Putting never waits: whoever fills it stops reading its socket while the inbox is :attr:`full`.
+    A full queue can therefore never stand in the way of ``http.disconnect`` (HOST fault 6).
+
+    Args:
+      on_taken: called with the size of each message that the application takes.
+      on_wanted: called once, when the application first waits for a message.
+    """
+
+    def __init__(
+        self,
+        on_taken: Callable[[int], None] | None = None,
+        on_wanted: Callable[[], None] | None = None,
+    ) -> None:
+        self._on_taken = on_taken
+        self._on_wanted = on_wanted
+        self._messages: deque[tuple[dict[str, Any], int]] = deque()
+        self._farewell: dict[str, Any] | None = None
+        self._arrived = trio.lowlevel.ParkingLot()
+        self._taken = trio.lowlevel.ParkingLot()
+        self.size = 0  # bytes
+
+    @property
+    def full(self) -> bool:
+        """Who fills the inbox should wait for room."""
+        return self.size >= ROOM
+
+    @property
+    def disconnected(self) -> bool:
+        """Nothing but the disconnect will be received any more."""
+        return self._farewell is not None
+
+    def put(self, message: dict[str, Any], size: int = 0) -> None:
+        """Add a message of *size* bytes."""
+        if self._farewell is None:
+            self._messages.append((message, size))
+            self.size += size
+            self._arrived.unpark()
+
+    def disconnect(self, message: dict[str, Any]) -> None:
+        """Let every ``receive()`` from now on give *message*; the first one counts."""
+        if self._farewell is None:
+            self._farewell = message
+            self._messages.clear()
+            self.size = 0
+            self._arrived.unpark_all()
+            self._taken.unpark_all()
+
+    async def receive(self) -> dict[str, Any]:
+        """Give the next message: the application's ``receive()``."""
+        if not self._messages and self._farewell is None:
+            if self._on_wanted is not None:
+                self._on_wanted()
+                self._on_wanted = None
+            while not self._messages and self._farewell is None:
+                await self._arrived.park()
+        else:
+            await trio.lowlevel.checkpoint()
+        if self._farewell is not None:
+            return dict(self._farewell)
+        message, size = self._messages.popleft()
+        if size:
+            self.size -= size
+            if not self.full:
+                self._taken.unpark_all()
+            if self._on_taken is not None:
+                self._on_taken(size)
+        return message
+
+    async def wait_room(self) -> None:
+        """Wait until the inbox is not full any more, or disconnected."""
+        while self.full:
+            await self._taken.park()

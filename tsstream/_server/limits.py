@@ -1,0 +1,44 @@
+"""What the guarded server allows a client, besides what Hypercorn's Config says."""
+
+from __future__ import annotations
+
+import attrs
+
+STALL_TIMEOUT = 60.0  # seconds: nginx's send_timeout; far above any round trip
+
+
+def _positive(instance: object, attribute: attrs.Attribute[float | None], value: object) -> None:
+    if value is not None and not (isinstance(value, int | float) and value > 0):
+        raise ValueError(f"{attribute.name} must be a positive number, or None for no limit")
+
+
+def _not_negative(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
+    if not (isinstance(value, int | float) and value >= 0):
+        raise ValueError(f"{attribute.name} must be a number of seconds, 0 or more")
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Limits of one server; ``None`` is no limit.
+
+    Args:
+      stall_timeout: seconds in which a client must accept something of what it is sent.
+      header_timeout: seconds from the first byte of a request, or from the connection, to the end
+        of the request's head.
+      body_timeout: seconds of silence within a request's body before its response has started;
+        after that an upload may be as slow as the application likes (a duplex stream).
+      pong_timeout: seconds in which a WebSocket that was pinged must send anything at all.
+      max_connections: open at the same time.
+      max_headers: fields in one request; Apache's LimitRequestFields.
+      half_close: a client that has closed its sending side still gets the response that is under
+        way; otherwise that is a disconnect.
+    """
+
+    stall_timeout: float | None = attrs.field(default=STALL_TIMEOUT, validator=_positive)
+    header_timeout: float | None = attrs.field(default=10.0, validator=_positive)
+    body_timeout: float | None = attrs.field(default=60.0, validator=_positive)
+    pong_timeout: float | None = attrs.field(default=20.0, validator=_positive)
+    max_connections: int | None = attrs.field(default=None, validator=_positive)
+    max_headers: int = 100
+    half_close: bool = False
+    farewell_spread: float = attrs.field(default=0.0, validator=_not_negative)

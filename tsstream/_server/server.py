@@ -1,0 +1,105 @@
+"""The server: it accepts connections, and knows those that are open."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from functools import partial
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper
+
+from tsstream._http.host import Host
+from tsstream._server.connection import Connection
+from tsstream._server.hangup import HangupWatch
+from tsstream._server.limits import Limits
+from tsstream._server.transport import Transport
+
+logger = logging.getLogger("tsstream.server")
+
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\n"
+    b"retry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+)
+FULL_LINGER = 1.0  # seconds
+
+
+class Server:
+    """What all connections of one server have in common.
+
+    Attributes:
+      host: what the applications are told of us.
+      hangups: the watch for clients that leave while they are not read.
+      state: the lifespan's, of which each request gets a copy.
+    """
+
+    def __init__(
+        self, app: AppWrapper, config: Config, limits: Limits, context: WorkerContext, host: Host
+    ) -> None:
+        self.app = app
+        self.config = config
+        self.limits = limits
+        self.context = context
+        self.host = host
+        self.state: dict[str, Any] = {}
+        self.hangups = HangupWatch(half_close=limits.half_close)
+        self._connections: set[Connection] = set()
+
+    async def accept(
+        self,
+        listener: trio.SocketListener,
+        ssl_context: ssl.SSLContext | None,
+        nursery: trio.Nursery,
+    ) -> None:
+        """Accept until cancelled; the connections live in *nursery*."""
+        await trio.serve_listeners(
+            partial(self._serve_connection, ssl_context), [listener], handler_nursery=nursery
+        )
+
+    def begin_closing(self) -> None:
+        """Tell the applications, and every connection: idle ones close, the others when they can."""
+        self.host.shutting_down.set()
+        for connection in list(self._connections):
+            connection.begin_closing()
+
+    def abandon(self) -> int:
+        """Say the last words on every connection that is still open, and give their number."""
+        for connection in list(self._connections):
+            connection.abandon()
+        return len(self._connections)
+
+    async def _serve_connection(
+        self, ssl_context: ssl.SSLContext | None, stream: trio.SocketStream
+    ) -> None:
+        if self.limits.max_connections is not None:
+            if len(self._connections) >= self.limits.max_connections:
+                await self._refuse(stream, tell=ssl_context is None)
+                return
+        try:
+            connection = Connection(self, stream)
+        except OSError:  # it has been reset already
+            stream.socket.close()
+            return
+        self._connections.add(connection)
+        try:
+            await connection.run(ssl_context)
+        finally:
+            self._connections.discard(connection)
+
+    async def _refuse(self, stream: trio.SocketStream, *, tell: bool) -> None:
+        logger.warning("refused a connection: %d are open", len(self._connections))
+        transport = Transport(stream, None)
+        try:
+            with trio.move_on_after(FULL_LINGER):
+                if tell:
+                    await transport.send_all(FULL)
+                    await transport.send_eof()
+                    while await transport.receive_some():
+                        pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            transport.close()
