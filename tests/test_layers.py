@@ -21,7 +21,10 @@ BASE = ("tsstream._util", "tsstream._errors", "tsstream._adapters")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "tsstream": ("tsstream",),  # __init__.py gathers the public names
     "tsstream.__main__": ("tsstream._cli",),
-    "tsstream._cli": ("trio", "tsstream"),
+    "tsstream._cli": ("attrs", "tsstream"),
+    "tsstream._cli_app": ("tsstream._asgi",),
+    "tsstream._cli_options": ("attrs", "tsstream._cli_app", "tsstream._server"),
+    "tsstream._cli_run": ("attrs", "trio", "tsstream"),
     "tsstream._errors": ("tsstream._sansio.headers",),
     "tsstream._asgi": (),
     "tsstream._util": ("trio",),
@@ -34,6 +37,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("trio", "attrs", "hypercorn", "h11", "h2", "wsproto"),
         *("tsstream._http", "tsstream._sansio", "tsstream._asgi", *BASE),
     ),
+    "tsstream._server.reload": ("trio", "watchfiles"),
     "tsstream.testing": (
         *("trio", "attrs"),
         *("tsstream._http", "tsstream._sansio", "tsstream._asgi", *BASE),

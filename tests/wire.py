@@ -1,16 +1,18 @@
-"""A stock Hypercorn on a loopback port, and raw clients that see every byte and every cut.
+"""A server on a loopback port, stock or guarded, and raw clients that see every byte and cut.
 
 The clients are raw on purpose: HTTP client libraries hide whether a body was complete.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import hypercorn.trio
@@ -20,6 +22,7 @@ from hypercorn.config import Config
 from wire_h2 import H2Connection, Truncated, open_h2
 
 from tsstream._asgi import ASGIApp
+from tsstream._server.serve import serve
 from tsstream._util import unwrapping
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "H2Connection",
     "RawConnection",
     "Truncated",
+    "open_guarded",
     "open_h2",
     "open_raw",
     "open_server",
@@ -89,7 +93,57 @@ async def open_server(
             left.set()
 
 
-def _listen(send_buffer: int | None) -> socket.socket:
+@asynccontextmanager
+async def open_guarded(
+    app: ASGIApp,
+    *,
+    send_buffer: int | None = None,
+    shutdown_trigger: Callable[[], Awaitable[object]] | None = None,
+    unix_path: Path | None = None,
+    **options: Any,
+) -> AsyncIterator[int]:
+    """Serve *app* with our own ``serve`` in this process; give the port.
+
+    Leaving the block shuts the server down and waits for it, as :func:`open_server` does.
+
+    Args:
+      app: any ASGI application; its lifespan is run.
+      send_buffer: bytes of kernel buffer for each accepted connection.
+      shutdown_trigger: also shuts the server down, when it returns.
+      unix_path: listen on this Unix socket instead; the port is then 0.
+      options: what ``serve`` takes (``stall_timeout``...), and attributes of
+        :class:`hypercorn.config.Config` (``keep_alive_timeout``...), told apart by their names.
+    """
+    config: dict[str, Any] = {"accesslog": None, "errorlog": SERVER_LOG}
+    for name in options.keys() - inspect.signature(serve).parameters.keys():
+        assert hasattr(Config, name), f"neither serve() nor Config knows {name!r}"
+        config[name] = options.pop(name)
+    listener = _listen(send_buffer, unix_path)
+    port: int = 0 if unix_path else listener.getsockname()[1]
+    left = trio.Event()
+    with unwrapping():
+        async with trio.open_nursery() as nursery:
+            await nursery.start(
+                partial(
+                    serve,
+                    app,
+                    Config.from_mapping(config),
+                    bind=[f"fd://{listener.detach()}"],
+                    shutdown_trigger=partial(_wait_any, left.wait, shutdown_trigger),
+                    **{"graceful_timeout": GRACEFUL_TIMEOUT, **options},
+                )
+            )
+            with trio.move_on_after(SETTLING_TIME):
+                await trio.testing.wait_all_tasks_blocked()  # so that a census counts all its tasks
+            yield port
+            left.set()
+
+
+def _listen(send_buffer: int | None, unix_path: Path | None = None) -> socket.socket:
+    if unix_path is not None:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(unix_path))
+        return listener
     listener = socket.create_server((HOST, 0))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if send_buffer is not None:
@@ -307,9 +361,12 @@ class RawConnection:
         del self._buffer[:size]
         return taken
 
+    async def _receive_some(self, max_bytes: int) -> bytes | bytearray:
+        return await self.stream.receive_some(max_bytes)
+
     async def _fill(self) -> None:
         try:
-            data = await self.stream.receive_some(RECEIVE_SIZE)
+            data = await self._receive_some(RECEIVE_SIZE)
         except trio.BrokenResourceError as error:
             self.ended = "reset"
             raise Truncated("the connection was reset") from error

@@ -61,14 +61,8 @@ def make_config(options: Options) -> Config:
 
 
 def worker_count(options: Options, config: Config) -> int | None:
-    """Say how many workers shall serve; ``None``: this process itself does.
-
-    Raises:
-      Mistake: the options contradict each other.
-    """
-    if options.reload and options.workers is not None:
-        raise Mistake("--reload runs one worker of its own; leave --workers out")
-    if options.workers is None and config.workers > 1 and not options.reload:
+    """Say how many workers shall serve; ``None``: this process itself does."""
+    if options.workers is None and config.workers > 1:
         return config.workers  # 1 is Hypercorn's default, and so says nothing
     return options.workers
 

@@ -70,35 +70,35 @@ def _with_exit_code(fn: Callable[..., int], *args: object) -> int:
 
 def _run(options: Options) -> int:
     if options.reload:
-        if find_spec("watchfiles") is None:
-            raise Mistake("--reload needs watchfiles; install tsstream[reload]")
-        if options.graceful_timeout is None:
-            options = attrs.evolve(options, graceful_timeout=RELOAD_TIMEOUT)
+        return _run_reloading(options)
     config = make_config(options)
     count = worker_count(options, config)
-    if not options.reload and count is None:
-        _serve_here(options, config)
-        return 0
-    set_up_logging(config)
-    master: Callable[[Callable[[], Worker]], Master]
-    if options.reload:
-        master = partial(Reloader, directory=os.getcwd(), hopeless=[MISTAKE])
-        note = "reloads, "
-    else:
-        master = partial(Supervisor, count=count)
-        note = "1 worker, " if count == 1 else f"{count} workers, "
-    return trio.run(_run_master, master, options, config, note)
-
-
-def _serve_here(options: Options, config: Config) -> None:
+    if count is not None:
+        set_up_logging(config)
+        note = " with 1 worker" if count == 1 else f" with {count} workers"
+        return trio.run(_run_master, partial(Supervisor, count=count), options, config, note)
     app = load(options.app)
     set_up_logging(config)  # after the application, which may have set it up already
     trio.run(_serve, app, options, config, _print_addresses)
+    return 0
+
+
+def _run_reloading(options: Options) -> int:
+    if options.workers is not None:
+        raise Mistake("--reload runs one worker of its own; leave --workers out")
+    if find_spec("watchfiles") is None:
+        raise Mistake("--reload needs watchfiles; install tsstream[reload]")
+    if options.graceful_timeout is None:
+        options = attrs.evolve(options, graceful_timeout=RELOAD_TIMEOUT)
+    config = make_config(options)
+    set_up_logging(config)
+    master = partial(Reloader, directory=os.getcwd(), hopeless=[MISTAKE])
+    return trio.run(_run_master, master, options, config)
 
 
 def _print_addresses(addresses: Sequence[str], note: str = "") -> None:
     for address in addresses:
-        sys.stdout.write(f"Running on {address} ({note}Ctrl-C to stop)\n")
+        sys.stdout.write(f"Running on {address}{note} (Ctrl-C to stop)\n")
     sys.stdout.flush()
 
 
@@ -135,7 +135,10 @@ async def _serve(
 
 
 async def _run_master(
-    master: Callable[[Callable[[], Worker]], Master], options: Options, config: Config, note: str
+    master: Callable[[Callable[[], Worker]], Master],
+    options: Options,
+    config: Config,
+    note: str = "",
 ) -> int:
     """Listen, and let a master look after workers that serve; a signal stops them.
 

@@ -66,3 +66,20 @@ async def save(what: str) -> None:
 @app.get("/goodbye")
 async def say_goodbye(request: Request) -> Response:
     return Response(merge(goodbye), media_type="text/plain", live=True)
+
+
+# [shutdown]
+async def count(send_channel: trio.MemorySendChannel[str]) -> None:
+    shutting_down = app.shutting_down
+    number = 0
+    while not shutting_down.is_set():
+        number += 1
+        await send_channel.send(f"{number}\n")
+        with trio.move_on_after(1):
+            await shutting_down.wait()
+    await send_channel.send("that is all\n")
+
+
+@app.get("/count")
+async def count_up(request: Request) -> Response:
+    return Response(merge(count), media_type="text/plain")

@@ -29,6 +29,8 @@ from trio.testing import MockClock
 from trio_websocket import WebSocketRequest, serve_websocket
 
 from tsstream import App, FeedError, Request, Response, merge, websocket_feed
+from tsstream._asgi import Receive, Scope, Send
+from tsstream._http.host import EXTENSION, Host
 from tsstream.testing import TruncatedBodyError, open_client
 
 ROOT = Path(__file__).parents[2]
@@ -217,6 +219,20 @@ async def test_endings(autojump_clock: MockClock, capsys: pytest.CaptureFixture[
         async with client.stream("GET", "/goodbye") as stream:
             await stream.body.receive()
     assert capsys.readouterr().out == "saved where I stopped\n"
+
+
+async def test_a_stream_that_ends_itself_at_shutdown(autojump_clock: MockClock) -> None:
+    host = Host()
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        extensions = {**scope.get("extensions", {}), EXTENSION: host}
+        await endings.app({**scope, "extensions": extensions}, receive, send)
+
+    async with open_client(guarded) as client, client.stream("GET", "/count") as stream:
+        assert await stream.body.receive() == b"1\n"
+        assert await stream.body.receive() == b"2\n"
+        host.shutting_down.set()
+        assert [chunk async for chunk in stream.body] == [b"that is all\n"]
 
 
 async def test_inside_starlette() -> None:

@@ -1,171 +1,166 @@
-"""The tsstream command: its messages, signals and exit codes, mostly in real processes."""
+"""The tsstream command in one process: its messages, signals and exit codes."""
 
 from __future__ import annotations
 
-import os
+import inspect
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import ssl
 from pathlib import Path
 
 import pytest
+import trustme
+from commands import (
+    ANYWHERE,
+    TIMEOUT,
+    get,
+    read_address,
+    read_body,
+    read_line,
+    read_log_until,
+    read_pid,
+    run_failing,
+    running,
+    start_response,
+    write_application,
+)
 
 import tsstream
-from tsstream._cli import Mistake, load
-
-TIMEOUT = 20.0  # seconds: a limit for a process on a busy machine, not a wait
-
-APPLICATION = """
-import time
-
-import trio
-
-number = 4
-
-class Inner:
-    pass
-
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        await lifespan(receive, send)
-        return
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"first ", "more_body": True})
-    if scope["path"] == "/wait":
-        await trio.sleep_forever()
-    await send({"type": "http.response.body", "body": b"last"})
-
-async def lifespan(receive, send):
-    for stage in ("startup", "shutdown"):
-        await receive()
-        print(stage, flush=True)
-        await send({"type": f"lifespan.{stage}.complete"})
-
-async def slow_start(scope, receive, send):
-    print("starting", flush=True)
-    await trio.sleep_forever()
-
-async def no_start(scope, receive, send):
-    await receive()
-    await send({"type": "lifespan.startup.failed", "message": "no database"})
-
-Inner.app = app
-"""
+from tsstream._cli import main
+from tsstream._cli_app import Mistake, load
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    (tmp_path / "cliapp.py").write_text(APPLICATION)
-    (tmp_path / "cliapp_broken.py").write_text("import nowhere_to_be_found\n")
+    write_application(tmp_path)
     return tmp_path
-
-
-def command(*args: str) -> list[str]:
-    return [sys.executable, "-m", "tsstream", *args]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(tsstream.__file__).parents[1])}
-
-
-@contextmanager
-def running(directory: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        command("run", *args),
-        cwd=directory,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def read_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().rstrip("\n")
-
-
-def start_response(address: str, path: str) -> socket.socket:
-    """Ask for *path* and wait for the first byte of the answer."""
-    client = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), TIMEOUT)
-    client.sendall(f"GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
-    assert client.recv(1) == b"H"
-    return client
-
-
-def read_rest(client: socket.socket) -> bytes:
-    return b"".join(iter(lambda: client.recv(1000), b""))
-
-
-def run_failing(directory: Path, *args: str, code: int = 2) -> str:
-    """Run a command that must exit with *code* in time; give its standard error."""
-    done = subprocess.run(
-        command(*args),
-        cwd=directory,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    assert done.returncode == code
-    assert done.stdout == ""
-    return done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_gracefully_with_exit_code_0(directory: Path, number: int) -> None:
-    with running(directory, "cliapp:app", "--bind", "127.0.0.1:0") as process:
-        assert read_line(process) == "startup"
+    with running(directory, "cliapp:app", *ANYWHERE) as process:
+        assert read_pid(process, "startup") == process.pid
         line = read_line(process)
         assert line.startswith("Running on http://127.0.0.1:")
         address = line.split()[2]
         assert line == f"Running on {address} (Ctrl-C to stop)"
-        with start_response(address, "/") as client:
-            assert read_rest(client).endswith(b"last\r\n0\r\n\r\n")
+        assert get(address).endswith(b"last\r\n0\r\n\r\n")
         process.send_signal(number)
         assert process.wait(TIMEOUT) == 0
-        assert read_line(process) == "shutdown"
+        assert read_pid(process, "shutdown") == process.pid
 
 
 def test_open_responses_are_cut_after_the_graceful_timeout(directory: Path) -> None:
-    args = ("cliapp", "--bind", "127.0.0.1:0", "--graceful-timeout", "0.1")
-    with running(directory, *args) as process:
-        assert read_line(process) == "startup"
-        address = read_line(process).split()[2]
-        with start_response(address, "/wait") as client:
+    with running(directory, "cliapp", *ANYWHERE, "--graceful-timeout", "0.1") as process:
+        read_pid(process, "startup")
+        with start_response(read_address(process), "/wait") as client:
             process.send_signal(signal.SIGTERM)
             assert process.wait(TIMEOUT) == 0
-            assert read_rest(client).endswith(b"first \r\n")
-        assert read_line(process) == "shutdown"
+            with pytest.raises(ConnectionResetError):
+                read_body(client)
+        read_pid(process, "shutdown")
 
 
 def test_a_second_signal_ends_it_at_once(directory: Path) -> None:
-    args = ("cliapp:app", "--bind", "127.0.0.1:0", "--graceful-timeout", "1000")
+    args = ("cliapp:app", *ANYWHERE, "--graceful-timeout", "1000")
     with running(directory, *args) as process:
-        assert read_line(process) == "startup"
-        address = read_line(process).split()[2]
-        with start_response(address, "/wait"):
+        read_pid(process, "startup")
+        with start_response(read_address(process), "/wait"):
             process.send_signal(signal.SIGINT)
-            assert process.stderr is not None
-            assert "a second signal" in process.stderr.readline()
+            read_log_until(process, "a second signal")
             process.send_signal(signal.SIGINT)
             assert process.wait(TIMEOUT) == -signal.SIGINT
 
 
 def test_a_signal_while_the_lifespan_starts_ends_it(directory: Path) -> None:
-    with running(directory, "cliapp:slow_start", "--bind", "127.0.0.1:0") as process:
+    with running(directory, "cliapp:slow_start", *ANYWHERE) as process:
         assert read_line(process) == "starting"
         process.send_signal(signal.SIGTERM)
         assert process.wait(TIMEOUT) == 0
         assert read_line(process) == ""
+
+
+def test_ctrl_c_while_the_module_is_imported_leaves_no_traceback(directory: Path) -> None:
+    (directory / "slow.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(99)"
+    )
+    with running(directory, "slow:app", *ANYWHERE) as process:
+        assert read_line(process) == "importing"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_the_logging_that_an_application_has_set_up_is_left_alone(directory: Path) -> None:
+    (directory / "logs.py").write_text(
+        "import logging\nfrom cliapp import app\n"
+        "logging.basicConfig(format='mine %(message)s', level=logging.INFO)\n"
+    )
+    with running(directory, "logs:app", *ANYWHERE) as process:
+        read_pid(process, "startup")
+        read_address(process)
+        process.send_signal(signal.SIGTERM)
+        assert "mine stopping: " in read_log_until(process, "stopping")
+
+
+def test_the_access_log_goes_to_standard_output(directory: Path) -> None:
+    with running(directory, "cliapp:app", *ANYWHERE, "--access-log") as process:
+        read_pid(process, "startup")
+        get(read_address(process), "/logged")
+        assert '"GET /logged 1.1" 200' in read_line(process)
+
+
+def test_a_limit_of_the_command_line_is_that_of_the_server(directory: Path) -> None:
+    with running(directory, "cliapp:app", *ANYWHERE, "--max-connections", "1") as process:
+        read_pid(process, "startup")
+        address = read_address(process)
+        with start_response(address, "/wait"), start_response(address, "/") as refused:
+            assert read_body(refused).startswith(b"TTP/1.1 503 ")
+
+
+def test_the_options_override_the_configuration_file(directory: Path) -> None:
+    (directory / "hypercorn.toml").write_text(
+        'bind = "127.0.0.1:1"\ngraceful_timeout = 7\naccesslog = "-"\napplication_path = "other"\n'
+    )
+    with running(directory, "cliapp:app", "--config", "hypercorn.toml", *ANYWHERE) as process:
+        read_pid(process, "startup")
+        get(read_address(process))
+        assert '"GET / 1.1" 200' in read_line(process)
+        process.send_signal(signal.SIGTERM)
+        assert "responses have 7 s" in read_log_until(process, "stopping")
+        assert process.wait(TIMEOUT) == 0
+
+
+def test_the_requests_that_a_configuration_allows_end_it_with_exit_code_0(directory: Path) -> None:
+    (directory / "hypercorn.toml").write_text("max_requests = 1\n")
+    with running(directory, "cliapp:app", *ANYWHERE, "--config", "hypercorn.toml") as process:
+        read_pid(process, "startup")
+        address = read_address(process)
+        for _ in range(2):  # Hypercorn counts to one more
+            get(address)
+        assert process.wait(TIMEOUT) == 0
+
+
+def test_a_certificate_and_its_key_are_tls(directory: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(directory / "chain.pem")
+    certificate.private_key_pem.write_to_path(directory / "key.pem")
+    tls = ("--certfile", "chain.pem", "--keyfile", "key.pem")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with running(directory, "cliapp:app", *ANYWHERE, *tls) as process:
+        read_pid(process, "startup")
+        address = read_address(process)
+        assert address.startswith("https://127.0.0.1:")
+        port = int(address.rpartition(":")[2])
+        with (
+            socket.create_connection(("127.0.0.1", port), TIMEOUT) as client,
+            context.wrap_socket(client, server_hostname="127.0.0.1") as encrypted,
+        ):
+            encrypted.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            assert read_body(encrypted).endswith(b"last\r\n0\r\n\r\n")
 
 
 def test_an_address_in_use_is_named(directory: Path) -> None:
@@ -196,15 +191,45 @@ def test_an_import_error_inside_the_module_keeps_its_traceback(directory: Path) 
 
 
 def test_a_lifespan_that_fails_to_start_is_exit_code_1(directory: Path) -> None:
-    args = ("run", "cliapp:no_start", "--bind", "127.0.0.1:0")
-    message = run_failing(directory, *args, code=1)
+    message = run_failing(directory, "run", "cliapp:no_start", *ANYWHERE, code=1)
     assert message == "tsstream: Lifespan failure in startup. 'no database'\n"
 
 
-def test_a_graceful_timeout_that_is_no_number_of_seconds_is_refused(directory: Path) -> None:
-    for text in ("soon", "-1", "inf", "nan"):
-        message = run_failing(directory, "run", "cliapp:app", f"--graceful-timeout={text}")
-        assert "--graceful-timeout" in message
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        *(("--graceful-timeout", text, "number of seconds") for text in ("x", "-1", "inf", "nan")),
+        ("--stall-timeout", "0", "write none for no limit"),
+        ("--header-timeout", "soon", "'soon' is not a number of seconds"),
+        ("--body-timeout", "-1", "'-1' is not a number of seconds"),
+        ("--workers", "0", "'0' is not a number of at least 1"),
+        ("--workers", "two", "'two' is not a number of at least 1"),
+        ("--max-connections", "-1", "'-1' is not a number of at least 1"),
+        ("--no-such-option", "1", "unrecognized arguments"),
+    ],
+)
+def test_an_option_that_is_written_wrongly_is_named_in_one_line(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "cliapp:app", f"{option}={value}"])
+    assert caught.value.code == 2
+    output = capsys.readouterr()
+    assert option in output.err
+    assert message in output.err
+    assert (output.out, output.err.count("\n")) == ("", 1)
+
+
+def test_the_help_has_examples_and_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "tsstream run module:app --workers 4" in text
+    parameters = inspect.signature(tsstream.serve).parameters
+    for name in ("stall_timeout", "header_timeout", "body_timeout", "farewell_spread"):
+        _, _, description = text.rpartition(f"--{name.replace('_', '-')} SECONDS")
+        assert f"(default: {parameters[name].default:g})" in description.partition("--")[0]
 
 
 @pytest.mark.parametrize(

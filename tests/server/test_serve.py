@@ -218,7 +218,7 @@ async def test_cancelling_ends_every_request_and_leaves_nothing() -> None:
             async with open_raw(port_of(address)) as raw:
                 await open_waiting(app, raw)
                 nursery.cancel_scope.cancel()
-    assert app.events == ["startup", "cancelled"]
+    assert app.events == ["startup", "cancelled", "shutdown"]
 
 
 async def test_the_shutdown_trigger_lets_responses_end_and_takes_no_new_connections() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import binascii
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
+from hashlib import sha1
 from io import BytesIO
 from typing import Any
 
@@ -18,6 +19,7 @@ LOST = 1006  # said to the application: no Close has come
 # What may be sent (RFC 6455, 7.4, and the registry of IANA): 1004 to 1006 and 1015 are reserved.
 CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)})
 
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # of the protocol
 _KEY_SIZE = 16  # bytes, decoded
 _LENGTH_OF_NONE = re.compile(rb"0+")
 # The accept's own: who sets them would break the handshake.
@@ -68,8 +70,16 @@ def accept_headers(
     subprotocol: str | None,
     offered: Sequence[str],
     headers: Iterable[tuple[bytes, bytes]],
+    *,
+    key: bytes | None,
 ) -> list[tuple[bytes, bytes]]:
-    """Give the application's part of the head that accepts a handshake.
+    """Give the headers that accept a handshake.
+
+    Args:
+      subprotocol: the application's choice.
+      offered: what it could choose from.
+      headers: the application's.
+      key: the client's, in HTTP/1.1; HTTP/2 has none.
 
     Raises:
       ValueError: the subprotocol was not offered, or a header is not the application's to set, or
@@ -89,7 +99,26 @@ def accept_headers(
                 "choose one of scope['subprotocols'], or None"
             )
         fields.append((b"sec-websocket-protocol", subprotocol.encode("ascii")))
+    if key is not None:
+        token = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
+        fields.append((b"sec-websocket-accept", token))
+        fields += [(b"upgrade", b"websocket"), (b"connection", b"Upgrade")]
     return fields
+
+
+def refusal_headers(
+    status: int, headers: Iterable[tuple[bytes, bytes]], http_version: str
+) -> list[tuple[bytes, bytes]]:
+    """Give the headers of an application's response that refuses a handshake.
+
+    Raises:
+      ValueError: the status does not refuse, or a header would break the head.
+    """
+    # On HTTP/2 any 2xx would accept (RFC 8441, 5).
+    if not (300 if http_version == "2" else 200) <= status <= 599:
+        raise ValueError(f"the status {status!r} does not refuse a WebSocket; use 4xx or 5xx")
+    closing = [] if http_version == "2" else [(b"connection", b"close")]
+    return [*Headers(headers).raw, *closing]
 
 
 def check_close(code: object, reason: object) -> tuple[int, str]:

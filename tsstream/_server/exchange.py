@@ -16,6 +16,7 @@ from hypercorn.utils import suppress_body
 from tsstream._errors import is_logged
 from tsstream._http.host import CLIENT, EXTENSION, Client
 from tsstream._server.errors import ClientGone
+from tsstream._server.gatherer import SMALL, Gatherer
 from tsstream._server.inbox import Inbox
 from tsstream._util import leaves
 
@@ -64,6 +65,7 @@ class HTTPExchange(HTTPStream):
         self.failed = False  # it raised an error
         self.ending = False  # its last message is on its way
         self._client = Client()
+        self._gatherer: Gatherer | None = None  # of a stream that has started
         self._connection = connection
         self._on_cut = on_cut
 
@@ -81,6 +83,8 @@ class HTTPExchange(HTTPStream):
         """The client has gone, or the exchange is over: let the application hear it."""
         self.closed = True
         self.inbox.disconnect(DISCONNECT)
+        if self._gatherer is not None:
+            self._gatherer.close()
         if self.state is not ASGIHTTPState.CLOSED:
             self._client.leave()
 
@@ -91,33 +95,50 @@ class HTTPExchange(HTTPStream):
 
     async def app_send(self, message: Any) -> None:
         """Take one message of the application; None when it has returned."""
+        gatherer = self._gatherer
+        try:
+            if (
+                gatherer is not None
+                and message is not None
+                and message["type"] == "http.response.body"
+                and message.get("more_body", False)
+                and 0 < len(message.get("body", b"")) < SMALL
+                and not self.closed
+            ):
+                if gatherer.put(message["body"]):
+                    await gatherer.pause()
+            else:
+                await self._send_message(message)
+        except trio.Cancelled:
+            self.cancelled()
+            raise
+
+    async def _send_message(self, message: Any) -> None:
         if message is None:
             await self._log_if_cut()
         elif self.closed and self.state is not ASGIHTTPState.CLOSED:
             await trio.lowlevel.checkpoint()
             raise ClientGone("the client has gone")
-        try:
-            if message is not None and message["type"] == "http.response.body":
-                await self._send_body(message)
-            else:
-                await super().app_send(message)
-        except trio.Cancelled:
-            self.cancelled()
-            raise
+        if self._gatherer is not None:
+            await self._gatherer.flush()
+        if message is None or message["type"] != "http.response.body":
+            await super().app_send(message)
+        elif self.state is not ASGIHTTPState.RESPONSE or not message.get("more_body", False):
+            self.ending = True
+            await super().app_send(message)
+        elif not suppress_body(self.scope["method"], int(self.response["status"])):
+            # An empty one too, as it sends the head of a response on its way.
+            await self._send_piece(bytes(message.get("body", b"")))
+            if self._gatherer is None:
+                self._gatherer = Gatherer(self._connection.nursery, self._send_piece)
 
     async def _log_if_cut(self) -> None:
         begun = self.state in (ASGIHTTPState.RESPONSE, ASGIHTTPState.TRAILERS)
         if begun or (self.closed and self.state is ASGIHTTPState.REQUEST):
             await self.config.log.access(self.scope, cast(Any, None), time() - self.start_time)
 
-    async def _send_body(self, message: Any) -> None:
-        """Send an empty body too, as it is what sends the head of a response on its way."""
-        body = message.get("body", b"")
-        if self.state is not ASGIHTTPState.RESPONSE or not message.get("more_body", False):
-            self.ending = True
-            await super().app_send(message)
-        elif not suppress_body(self.scope["method"], int(self.response["status"])):
-            await self.send(Body(stream_id=self.stream_id, data=bytes(body)))
+    async def _send_piece(self, data: bytes) -> None:
+        await self.send(Body(stream_id=self.stream_id, data=data))
 
 
 async def call_app(

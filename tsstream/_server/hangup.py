@@ -45,8 +45,8 @@ class HangupWatch:
                 del self._callbacks[fileno]
                 try:
                     self._epoll.unregister(fileno)
-                except OSError:
-                    pass
+                except (OSError, ValueError):
+                    pass  # ValueError: the watch itself has ended
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch until cancelled."""

@@ -19,6 +19,7 @@ from hypercorn.protocol.events import (
     StreamClosed,
 )
 from hypercorn.typing import ConnectionState
+from hypercorn.utils import valid_server_name
 
 from tsstream._sansio.http1 import Refusal, check_request, content_length, is_websocket
 from tsstream._server.exchange import HTTPExchange
@@ -191,6 +192,8 @@ class HTTP1:
             raw_path=target,
             state=ConnectionState(self._connection.server.state),
         )
+        if not valid_server_name(self._config, request):
+            raise Refusal(404, "not a name of this server")
         if is_websocket(event):
             await self._run_websocket(request)
         else:
@@ -244,8 +247,9 @@ class HTTP1:
         while self._phase is Phase.RESPONSE:
             if data:
                 await exchange.receive_data(data)
-            with connection.parked():
-                await exchange.inbox.wait_room()
+            if exchange.inbox.full:
+                with connection.parked():
+                    await exchange.inbox.wait_room()
             if self._phase is Phase.RESPONSE and not (data := await connection.read()):
                 connection.hang_up()
 
@@ -323,7 +327,6 @@ class HTTP1:
             self._stop(linger=self._h11.their_state is not h11.DONE)
         elif self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
-            self._connection.output.rest()
             self._phase = Phase.FIRST_BYTE
             self._arrived = bool(self._h11.trailing_data[0])
             self._responding = False

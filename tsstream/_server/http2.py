@@ -59,6 +59,7 @@ class HTTP2:
         self._h2 = Engine(connection.config)
         self._streams: dict[int, Stream] = {}
         self._leaving: list[HTTPExchange | WebSocketExchange] = []  # over, but still running
+        self._turn = trio.Lock()
         self._requests = 0
         self._received = 0  # bytes of connection window to give back
         self._closing = False  # a GOAWAY was sent: new streams are refused
@@ -146,7 +147,7 @@ class HTTP2:
         """Call the application for a new stream, or refuse it."""
         stream_id = event.stream_id
         if self._closing or self._busy >= self._config.h2_max_concurrent_streams:
-            self._reset(stream_id, Codes.REFUSED_STREAM)
+            self._waste_stream(stream_id, Codes.REFUSED_STREAM)
             return
         try:
             head = parse_request(
@@ -162,7 +163,7 @@ class HTTP2:
             self._refuse(stream_id, BadRequest("not a name of this server", 404))
             return
         stream = self._streams[stream_id] = Stream(
-            self._connection, self._h2, stream_id, self._forget
+            self._connection, self._h2, self._turn, stream_id, self._forget
         )
         self._connection.set_deadline(None)
         if head.protocol:
@@ -251,8 +252,12 @@ class HTTP2:
             self._count_waste()
 
     def _take_goaway(self, event: h2.events.ConnectionTerminated) -> None:
-        # h2 4.4 sends nothing any more, so what is under way cannot be completed.
-        self._connection.hang_up()
+        if event.error_code:
+            self._connection.hang_up()
+            return
+        self._announce_end()
+        if not self._streams:
+            self._stop(linger=False)
 
     async def _take_eof(self) -> None:
         if self._limits.half_close and self._streams and not self._connection.gone:
@@ -266,21 +271,21 @@ class HTTP2:
 
     def _refuse(self, stream_id: int, error: BadRequest) -> None:
         if error.status is None:
-            self._reset(stream_id, Codes.PROTOCOL_ERROR)
+            self._waste_stream(stream_id, Codes.PROTOCOL_ERROR)
             return
         fields = [(b":status", b"%d" % error.status), (b"content-length", b"0")]
         fields += self._config.response_headers("h2")
         try:
             self._h2.send_headers(stream_id, fields, end_stream=True)
+            self._h2.reset_stream(stream_id, Codes.NO_ERROR)
         except h2.exceptions.ProtocolError:
-            pass  # the client has reset it meanwhile
-        self._reset(stream_id, Codes.NO_ERROR)
+            pass  # the client has ended it, or reset it meanwhile
 
-    def _reset(self, stream_id: int, code: Codes) -> None:
+    def _waste_stream(self, stream_id: int, code: Codes) -> None:
         try:
             self._h2.reset_stream(stream_id, code)
         except h2.exceptions.ProtocolError:
-            pass  # it has ended on both sides
+            pass  # the client has reset it meanwhile
         self._count_waste()
 
     def _count_waste(self) -> None:

@@ -39,8 +39,8 @@ class Engine(h2.connection.H2Connection):
     Differences to h2 4.4: too many streams, and malformed requests, are errors of the stream (RFC
     9113 5.1.2, 8.1.1), and found by the driver. A frame that is too long is one as soon as its
     header is there, not when up to 16 MB of it are. Errors of header compression and of frame sizes
-    are called by their names. DATA that was under way when we reset its stream is dropped without
-    a word (RFC 9113 5.1).
+    are called by their names. A client's GOAWAY does not end what it still waits for. DATA that was
+    under way when we reset its stream is dropped without a word (RFC 9113 5.1).
     """
 
     MAX_CLOSED_STREAMS = 2**12  # whose end is remembered; h2's own 65,536 are megabytes
@@ -83,8 +83,6 @@ class Engine(h2.connection.H2Connection):
         try:
             events = self.receive_data(data)
         except h2.exceptions.ProtocolError as error:
-            if "in state ConnectionState.CLOSED" in str(error):  # something behind its GOAWAY
-                return [h2.events.ConnectionTerminated()]
             farewell = self.data_to_send().removesuffix(self._make_goaway(error.error_code))
             farewell += self._make_goaway(_code(error))
             raise ProtocolFault(f"{type(error).__name__}: {error}", farewell) from error
@@ -104,6 +102,11 @@ class Engine(h2.connection.H2Connection):
 
     def _make_goaway(self, code: Codes | int) -> bytes:
         return GOAWAY.pack(0, 8, 7, 0, 0, self.highest_inbound_stream_id, code)
+
+    def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[h2.events.Event]]:
+        event = h2.events.ConnectionTerminated()
+        event.error_code, event.last_stream_id = frame.error_code, frame.last_stream_id
+        return [], [event]
 
     def _handle_data_on_closed_stream(
         self, events: Any, exc: h2.exceptions.StreamClosedError, frame: Any

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tsstream._server.websocket import WebSocketExchange
 
 WINDOW = 65_535  # bytes of each stream that wait for its application; the protocol's default
-MAX_WRITE = 64 * 1024  # bytes: of one stream in one write, so that the streams take turns
+MAX_WRITE = 64 * 1024  # bytes: of one stream in one turn
 
 Codes = h2.errors.ErrorCodes
 
@@ -67,6 +67,8 @@ class Stream:
     Args:
       connection: whose stream it is.
       engine: the connection's h2.
+      turn: held while data is sent. So one stream's worth of it waits for a slow client, not each
+        one's, and none is served twice while another waits.
       stream_id: its number.
       on_over: called once, when nothing can be sent on it any more.
 
@@ -85,6 +87,7 @@ class Stream:
         self,
         connection: Connection,
         engine: h2.connection.H2Connection,
+        turn: trio.Lock,
         stream_id: int,
         on_over: Callable[[Stream], None],
     ) -> None:
@@ -94,6 +97,7 @@ class Stream:
         self.heard = trio.current_time()
         self._connection = connection
         self._h2 = engine
+        self._turn = turn
         self._on_over = on_over
         self._credited = trio.lowlevel.ParkingLot()
         self._owed = 0  # bytes of window to give back to the client
@@ -211,7 +215,7 @@ class Stream:
     async def _send_head(self, event: Response) -> None:
         fields = build_response(event.status_code, event.headers, informational=False)
         length = content_length(fields)
-        method = self.exchange.scope.get("method", "CONNECT")
+        method = "CONNECT" if self._http is None else self._http.scope["method"]
         self._unsent = None if suppress_body(method, event.status_code) else length
         fields += self._connection.config.response_headers("h2")
         self._h2.send_headers(self.id, fields)
@@ -235,16 +239,27 @@ class Stream:
             self._unsent -= len(rest)
         while rest:
             await self._wait_window()
-            rest = rest[self._make_frames(rest) :]
-            if rest or not self._ending:
-                await self._flush()
+            rest = rest[await self._send_some(rest) :]
         if not event.data:
             await self._flush()
 
+    async def _send_some(self, data: memoryview) -> int:
+        """Send as much as the window and one turn allow; give how much that was."""
+        try:  # not "async with", which would be a pass of the scheduler for each chunk
+            self._turn.acquire_nowait()
+        except trio.WouldBlock:
+            await self._turn.acquire()
+        try:
+            size = self._make_frames(data)
+            if size < len(data) or not self._ending or self._connection.output.backlog:
+                await self._flush()
+            return size
+        finally:
+            self._turn.release()
+
     def _make_frames(self, data: memoryview) -> int:
-        """Make frames of as much as the window and one write allow; give how much that is."""
-        size = min(len(data), self._window, MAX_WRITE)
-        length = min(size, self._h2.max_outbound_frame_size)
+        size = max(0, min(len(data), self._window, MAX_WRITE))
+        length = self._h2.max_outbound_frame_size
         for start in range(0, size, length):
             self._h2.send_data(self.id, data[start : min(start + length, size)])
         return size

@@ -41,7 +41,9 @@ async def listen(addresses: Sequence[str], config: Config, stack: ExitStack) -> 
             for sock in opened:
                 sock.listen(config.backlog)
         except OSError as error:
-            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+            raise OSError(
+                error.errno, f"cannot listen on {address}: {error.strerror or error}"
+            ) from error
         sockets += opened
     return sockets
 
@@ -118,5 +120,5 @@ def _number(text: str, address: str) -> int:
 def _advice(address: str) -> str:
     return (
         f"{address!r} is not an address to listen on; write HOST:PORT (127.0.0.1:8000, [::1]:8000; "
-        "port 0 takes a free one) or unix:PATH"
+        "port 0 takes a free one), unix:PATH or fd://NUMBER"
     )

@@ -12,7 +12,6 @@ from tsstream._server.errors import ClientGone
 from tsstream._server.transport import Transport
 
 BACKLOG = 64 * 1024  # bytes: above it, whoever makes more of them has to wait
-SMALL = 4 * 1024  # bytes: below it a system call costs more than the bytes in it
 WRITES_PER_CHECKPOINT = 8  # a write that does not wait is a schedule point every so many times
 
 Piece: TypeAlias = bytes | memoryview
@@ -21,9 +20,8 @@ Piece: TypeAlias = bytes | memoryview
 class Output:
     """A backlog, and the task that sends it.
 
-    What is written is offered to the kernel on the spot; what it does not take is the backlog.
-    Small pieces that follow each other without anything else being run in between are gathered
-    there too, and leave together the next time that something else is (HOST fault 18).
+    What is written is offered to the kernel on the spot; what it does not take is the backlog
+    (HOST fault 18).
 
     Cancelling who writes never tears a piece: it is on its way all the same.
 
@@ -60,19 +58,14 @@ class Output:
         return self._queued - self._sent
 
     async def write(self, *pieces: Piece) -> None:
-        """Send *pieces*; wait until the kernel has them, or until little is left of what is small.
+        """Send *pieces*, and wait until the kernel has them.
 
         Raises:
           ClientGone: the connection is lost.
         """
-        size = self._queue(pieces)
-        if not self._sending:
-            if self._unscheduled and size < SMALL:
-                self._send_soon()
-            else:
-                self._send_now()
+        self.write_soon(*pieces)
         self._unscheduled += 1
-        if self._sending and (size >= SMALL or self._queued - self._sent > BACKLOG):
+        if self._sending:
             await self.wait_sent()
         elif self._unscheduled >= WRITES_PER_CHECKPOINT:
             self._unscheduled = 0
@@ -87,10 +80,6 @@ class Output:
         self._queue(pieces)
         if not self._sending:
             self._send_now()
-
-    def rest(self) -> None:
-        """Nothing is written for now: what is written next, be it small, is sent on the spot."""
-        self._unscheduled = 0
 
     async def wait_room(self) -> None:
         """Wait until the backlog is small; at once if it is.
@@ -124,15 +113,12 @@ class Output:
         if self._broken:
             raise ClientGone("the client has gone")
 
-    def _queue(self, pieces: tuple[Piece, ...]) -> int:
+    def _queue(self, pieces: tuple[Piece, ...]) -> None:
         self._check()
-        size = 0
         for piece in pieces:
             if piece:
                 self._backlog.append(piece)
-                size += len(piece)
-        self._queued += size
-        return size
+                self._queued += len(piece)
 
     def _send_now(self) -> None:
         """Send what the kernel takes, and leave the rest to the task."""
@@ -176,7 +162,6 @@ class Output:
                 else:
                     await self._send_encrypted(self._tls)
                 self._sending = False
-                self._unscheduled = 0
                 if not self._broken:
                     await self._woken.park()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:

@@ -21,6 +21,7 @@ from hypercorn.utils import LifespanFailureError, repr_socket_addr, wrap_app
 
 from tsstream._asgi import ASGIApp, Receive, Send
 from tsstream._http.host import EXTENSION, Host
+from tsstream._server.config import check_tls
 from tsstream._server.limits import STALL_TIMEOUT, Limits
 from tsstream._server.listen import listen
 from tsstream._server.server import Server
@@ -88,7 +89,7 @@ async def serve(
 
     Raises:
       OSError: an address cannot be listened on, or a certificate not be read; the message names it.
-      ValueError: an address is written wrongly.
+      ValueError: an address is written wrongly, or the certificate and the key do not fit.
       LifespanFailureError: the lifespan of *app* failed; the exception is Hypercorn's.
       KeyboardInterrupt: after a graceful end, if Ctrl-C came while this was the main task.
     """
@@ -107,7 +108,8 @@ async def serve(
     told = _Told(app, Host(farewell_spread=farewell_spread))
     wrapped = wrap_app(cast(Any, told), config.wsgi_max_body_size, "asgi")
     server = Server(wrapped, config, limits, WorkerContext(_max_requests(config)), told.host)
-    ssl_context = _ssl_context(config)
+    check_tls(config)
+    ssl_context = config.create_ssl_context()
     with ExitStack() as stack, unwrapping():
         secure, plain = await _open_sockets(config, stack)
         listeners = [_Listener(sock, ssl_context) for sock in secure]
@@ -252,7 +254,7 @@ def _config(
     config = copy.copy(config)
     if bind is not None:
         config.bind = [bind] if isinstance(bind, str) else list(bind)
-    if certfile is not None:
+    if certfile is not None or keyfile is not None:
         config.certfile, config.keyfile = certfile, keyfile
     if graceful_timeout is not None:
         config.graceful_timeout = graceful_timeout
@@ -262,14 +264,6 @@ def _config(
         raise ValueError("serve() has no QUIC; leave quic_bind out, or run `hypercorn -k trio`")
     config.set_statsd_logger_class(StatsdLogger)
     return config
-
-
-def _ssl_context(config: Config) -> ssl.SSLContext | None:
-    try:
-        return config.create_ssl_context()
-    except OSError as error:
-        names = f"{config.certfile} and {config.keyfile}"
-        raise OSError(error.errno, f"cannot use the certificate {names}: {error}") from error
 
 
 def _max_requests(config: Config) -> int | None:

@@ -20,10 +20,9 @@ from wsproto.connection import ConnectionState, ConnectionType
 from wsproto.events import CloseConnection, Message, Ping
 from wsproto.events import Event as Frame
 from wsproto.frame_protocol import CloseReason
-from wsproto.utilities import LocalProtocolError, generate_accept_token
+from wsproto.utilities import LocalProtocolError
 
 from tsstream._http.host import EXTENSION
-from tsstream._sansio.headers import Headers
 from tsstream._sansio.http1 import Refusal
 from tsstream._sansio.websocket import (
     LOST,
@@ -34,6 +33,7 @@ from tsstream._sansio.websocket import (
     check_close,
     check_handshake,
     is_of_handshake,
+    refusal_headers,
     subprotocols,
 )
 from tsstream._server.errors import ClientGone
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 CLOSE_TIMEOUT = 5.0  # seconds: for our Close to go out and the client's to come
 FRAMES_PER_CHECKPOINT = 64  # a client may send thousands of empty frames in one packet
-MIN_REFUSAL = {"1.1": 200, "2": 300}  # on HTTP/2 any 2xx would accept (RFC 8441, 5)
 
 State = ASGIWebsocketState
 
@@ -90,6 +89,7 @@ class WebSocketExchange(WSStream):
         self.connection: Frames  # what Hypercorn calls wsproto's state
         self.inbox = inbox
         self.failed = False  # the application raised an error
+        self.running = False  # it has been called, and has not returned
         self._carrier = connection
         self._on_cut = on_cut
         self._refusal: Refusal | None = None
@@ -97,7 +97,6 @@ class WebSocketExchange(WSStream):
         self._order = trio.StrictFIFOLock()  # of the frames
         self._decided = trio.Event()  # accepted, refused or lost
         self._deaf = trio.Event()  # nothing that the client may still send matters
-        self._ordered = False  # the disconnect waits its turn behind the messages before it
         self._pinger = Pinger(
             self._send_ping,
             self._drop,
@@ -128,6 +127,7 @@ class WebSocketExchange(WSStream):
         offered = subprotocols(scope["headers"])
         scope["subprotocols"] = self.handshake.subprotocols = offered
         scope["extensions"][EXTENSION] = self._carrier.server.host
+        self.running = True
         self._carrier.nursery.start_soon(call_app, self, app, config, scope)
         return self._put
 
@@ -135,21 +135,16 @@ class WebSocketExchange(WSStream):
         self.inbox.put(message)
 
     async def _accept(self, message: Any) -> None:
-        if self.handshake.accepted:
-            raise UnexpectedMessageError(self.state, message["type"])
         handshake = self.handshake
+        if handshake.accepted:
+            raise UnexpectedMessageError(self.state, message["type"])
         headers = accept_headers(
-            message.get("subprotocol"), handshake.subprotocols or (), message.get("headers", ())
+            message.get("subprotocol"),
+            handshake.subprotocols or (),
+            message.get("headers", ()),
+            key=None if handshake.http_version == "2" else handshake.key,
         )
-        status = 200
-        if handshake.http_version == "1.1":
-            status = 101
-            token = generate_accept_token(handshake.key or b"")
-            headers += [
-                (b"upgrade", b"websocket"),
-                (b"connection", b"Upgrade"),
-                (b"sec-websocket-accept", token),
-            ]
+        status = 200 if handshake.http_version == "2" else 101
         handshake.accepted = True
         self.connection = Frames(ConnectionType.SERVER)
         await self.send(Response(self.stream_id, headers, status))
@@ -160,13 +155,12 @@ class WebSocketExchange(WSStream):
 
     async def _send_error_response(self, status_code: int) -> None:
         """Refuse the handshake: ours is to say why, and to close the connection."""
-        headers = [(b"content-length", b"0")]
         if self._refusal is not None and status_code == 400:
             status_code = self._refusal.status_code
-            if status_code == 426:
-                headers.append((b"sec-websocket-version", VERSION))
+        version = [(b"sec-websocket-version", VERSION)] if status_code == 426 else []
+        headers = self._refusal_headers(status_code, [(b"content-length", b"0"), *version])
         self.state = State.HTTPCLOSED
-        await self.send(Response(self.stream_id, headers + self._closing_headers, status_code))
+        await self.send(Response(self.stream_id, headers, status_code))
         await self.send(EndBody(self.stream_id))
         await self._log_access(status_code)
         await self._end_refusal()
@@ -178,21 +172,13 @@ class WebSocketExchange(WSStream):
         if self.state is State.HTTPCLOSED:
             await self._end_refusal()
 
-    def _checked_rejection(self, message: Any) -> Any:
-        status = message["status"]
-        if not MIN_REFUSAL[self.handshake.http_version] <= status <= 599:
-            raise ValueError(f"the status {status!r} does not refuse a WebSocket; use 4xx or 5xx")
-        headers = list(Headers(message.get("headers", ())).raw)
-        return {**message, "headers": headers + self._closing_headers}
+    def _refusal_headers(self, status: int, headers: Any) -> list[tuple[bytes, bytes]]:
+        return refusal_headers(status, headers, self.handshake.http_version)
 
     async def _end_refusal(self) -> None:
         self._decided.set()
         self._deaf.set()
         await self.send(StreamClosed(self.stream_id))
-
-    @property
-    def _closing_headers(self) -> list[tuple[bytes, bytes]]:
-        return [] if self.handshake.http_version == "2" else [(b"connection", b"close")]
 
     async def _log_access(self, status: int) -> None:
         response = cast(Any, {"status": status, "headers": []})
@@ -211,10 +197,13 @@ class WebSocketExchange(WSStream):
         try:
             kind = message["type"]
             if kind == "websocket.close" and self.state in (State.CONNECTED, State.CLOSED):
-                self._close_for_app(*check_close(message.get("code"), message.get("reason")))
+                code, reason = check_close(message.get("code"), message.get("reason"))
+                self.inbox.disconnect(_disconnect(code, reason))
+                self._begin_close(code, reason)
                 await trio.lowlevel.checkpoint()
             elif kind == "websocket.http.response.start" and self.state is State.HANDSHAKE:
-                await super().app_send(self._checked_rejection(message))
+                headers = self._refusal_headers(message["status"], message.get("headers", ()))
+                await super().app_send(cast(Any, {**message, "headers": headers}))
             else:
                 await super().app_send(message)
         except trio.Cancelled:
@@ -231,14 +220,9 @@ class WebSocketExchange(WSStream):
             await self._send_error_response(500)
         elif self.state is State.RESPONSE:
             await self.send(StreamClosed(self.stream_id))  # without an end: it is not complete
-        elif self.failed:
-            self._begin_close(CloseReason.INTERNAL_ERROR)
         else:
-            self._begin_close(CloseReason.NORMAL_CLOSURE)
-
-    def _close_for_app(self, code: int, reason: str) -> None:
-        self.inbox.disconnect(_disconnect(code, reason))
-        self._begin_close(code, reason)
+            failed, normal = CloseReason.INTERNAL_ERROR, CloseReason.NORMAL_CLOSURE
+            self._begin_close(failed if self.failed else normal)
 
     async def _send_wsproto_event(self, event: Frame) -> None:
         """Send a frame whole, before any that another task sends.
@@ -269,7 +253,7 @@ class WebSocketExchange(WSStream):
     # What the client sends.
 
     async def receive_data(self, data: bytes) -> None:
-        """Take what the client has sent; return when the application has taken most of it.
+        """Take what the client has sent; return when there is room for more.
 
         What comes before the handshake has been decided waits for that. Over HTTP/2 this is not
         for the reader of the connection, which has other streams.
@@ -295,6 +279,7 @@ class WebSocketExchange(WSStream):
             elif isinstance(event, CloseConnection):
                 self._take_close(event)
             if self.inbox.full and not self._deaf.is_set():
+                # A Close behind this message waits too, and so does not overtake it.
                 with self._parked():
                     await self.inbox.wait_room()
                 self._pinger.heard()
@@ -328,20 +313,11 @@ class WebSocketExchange(WSStream):
         self._end(code, reason)
 
     def _end(self, code: int, reason: str) -> None:
-        """The client has said its last, and may have what came before it taken."""
+        """The client has said its last; what came before it has been taken."""
         self.closed = True
         self._deaf.set()
-        message = _disconnect(code, reason)
-        if self.inbox.full:
-            self._ordered = True
-            self._carrier.nursery.start_soon(self._disconnect_in_order, message)
-        else:
-            self.inbox.disconnect(message)
+        self.inbox.disconnect(_disconnect(code, reason))
         self._begin_close(code, reason)
-
-    async def _disconnect_in_order(self, message: dict[str, Any]) -> None:
-        await self.inbox.wait_room()
-        self.inbox.disconnect(message)
 
     def _parked(self) -> AbstractContextManager[None]:
         if self.handshake.http_version == "2":
@@ -356,9 +332,8 @@ class WebSocketExchange(WSStream):
         self._pinger.stop()
         self._decided.set()
         self._deaf.set()
-        if not self._ordered:
-            refused = self.state is State.HTTPCLOSED
-            self.inbox.disconnect(_disconnect(CloseReason.NORMAL_CLOSURE if refused else LOST, ""))
+        refused = self.state is State.HTTPCLOSED
+        self.inbox.disconnect(_disconnect(CloseReason.NORMAL_CLOSURE if refused else LOST, ""))
 
     def cancelled(self) -> None:
         """The application was cancelled."""
