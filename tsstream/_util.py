@@ -46,3 +46,13 @@ def unwrapping() -> Iterator[None]:
             # "raise" has just put the group there: the wrapping that this function hides.
             error.__context__ = context
             del error, context, group
+
+
+def split_cancelled(
+    error: BaseException,
+) -> tuple[BaseException | None, Exception | None]:
+    """Take *error* apart: a cancellation, with what else is no Exception, and the errors."""
+    if isinstance(error, BaseExceptionGroup):
+        errors, others = error.split(Exception)
+        return others, errors
+    return (None, error) if isinstance(error, Exception) else (error, None)

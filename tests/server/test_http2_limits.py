@@ -10,8 +10,8 @@ import h2.errors
 import pytest
 import trio
 import trio.testing
-from frames_h2 import START, Frame, Setting, Type, frame, get, parse, reset, settings
-from guarded import answer, body, http, records, start
+from frames_h2 import START, Frame, Setting, Type, frame, get, parse, post, reset, settings
+from guarded import DISCONNECT, answer, body, http, records, start
 from leaks import assert_no_leaks
 from probes import IN_TIME, PROMPT
 from wire import H2Connection, RawConnection, Truncated, open_guarded, open_h2, open_raw
@@ -24,10 +24,11 @@ LARGE = 2**14  # bytes: of a header value
 
 
 class App:
-    """Answers ``/`` at once, and all else when it is told to, whatever its client does.
+    """Answers ``/`` at once, ``/upload`` never, and all else when it is told to.
 
     Attributes:
       waiting: set when one waits to be told.
+      lost: set when the client of ``/upload`` has gone.
       running: calls that have not returned.
       most: of them, at any time.
       calls: ever.
@@ -36,6 +37,7 @@ class App:
     def __init__(self) -> None:
         self.proceed = trio.Event()
         self.waiting = trio.Event()
+        self.lost = trio.Event()
         self.running = self.most = self.calls = 0
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -43,6 +45,10 @@ class App:
         self.running += 1
         self.most = max(self.most, self.running)
         try:
+            if scope["path"] == "/upload":
+                assert await receive() == DISCONNECT
+                self.lost.set()
+                return
             if scope["path"] != "/":
                 self.waiting.set()
                 await self.proceed.wait()
@@ -239,6 +245,20 @@ async def test_a_client_that_says_goodbye_gets_what_it_still_waits_for() -> None
                 frames, _ = parse(received + await raw.read_until_closed())
         assert ended(frames) == {1}
         assert resets(frames) == {3: Codes.REFUSED_STREAM}
+
+
+@pytest.mark.parametrize("half_close", [True, False])
+async def test_a_fin_ends_what_it_cuts_and_the_rest_as_the_policy_says(half_close: bool) -> None:
+    app = App()
+    async with open_guarded(http(app), half_close=half_close) as port, assert_no_leaks():
+        async with open_raw(port) as raw:
+            await raw.send_all(START + get(1, b"/later") + post(3, b"/upload"))
+            await raw.half_close()
+            with trio.fail_after(IN_TIME):
+                await app.lost.wait()
+                app.proceed.set()
+                frames, _ = parse(await raw.read_until_closed())
+        assert ended(frames) == ({1} if half_close else set())
 
 
 async def test_a_connection_without_streams_ends_after_the_keep_alive_timeout() -> None:

@@ -29,7 +29,7 @@ LIMIT = 25.0  # seconds
 class FakeConnection:
     """What an exchange asks of its connection, with nothing behind it."""
 
-    ssl = False
+    encrypted = False
     client = server_address = ("127.0.0.1", 1)
 
     def __init__(self, nursery: trio.Nursery, app: ASGIApp, **config: Any) -> None:
@@ -121,3 +121,8 @@ async def exchanges() -> AsyncIterator[Begin]:
 
     async with trio.open_nursery() as nursery:
         yield begin
+
+
+def seconds_until_now() -> Callable[[], float]:
+    start = trio.current_time()
+    return lambda: trio.current_time() - start

@@ -100,7 +100,7 @@ class Watcher:
                 message = await self._receive()
             except Exception as error:
                 return error
-            if self._exchange.request is RequestState.GONE:
+            if self._request.disconnected.is_set():
                 return None  # we have been told of it while this was on its way
             kind = message.get("type")
             if kind == "http.disconnect":

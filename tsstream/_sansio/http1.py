@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from typing import Protocol
 
-
 # A host name, IPv4 or [IPv6] address, with a port or not (RFC 3986, 3.2.2); or empty.
 HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 

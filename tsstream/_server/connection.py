@@ -17,7 +17,7 @@ from tsstream._server.http1 import HTTP1
 from tsstream._server.http2 import HTTP2
 from tsstream._server.output import Output
 from tsstream._server.transport import Stalled, Transport
-from tsstream._util import unwrapped
+from tsstream._util import split_cancelled, unwrapped
 
 if TYPE_CHECKING:
     from tsstream._server.server import Server
@@ -85,7 +85,7 @@ class Connection:
         return self._output
 
     @property
-    def ssl(self) -> bool:
+    def encrypted(self) -> bool:
         """The connection is encrypted."""
         return self._tls is not None
 
@@ -232,13 +232,3 @@ class Connection:
         if isinstance(error, Stalled):
             self.log_failure(str(error))
         self.hang_up()
-
-
-def split_cancelled(
-    error: BaseException,
-) -> tuple[BaseException | None, BaseException | None]:
-    """Take *error* apart: cancellation (and what else is no Exception), and errors."""
-    if isinstance(error, BaseExceptionGroup):
-        errors, others = error.split(Exception)
-        return others, errors
-    return (None, error) if isinstance(error, Exception) else (error, None)

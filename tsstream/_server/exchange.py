@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from time import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +19,7 @@ from tsstream._http.host import CLIENT, EXTENSION, Client
 from tsstream._server.errors import ClientGone
 from tsstream._server.gatherer import SMALL, Gatherer
 from tsstream._server.inbox import Inbox
-from tsstream._util import leaves
+from tsstream._util import leaves, split_cancelled
 
 if TYPE_CHECKING:
     from tsstream._server.connection import Connection
@@ -54,7 +55,7 @@ class HTTPExchange(HTTPStream):
             connection.config,
             cast(Any, connection.server.context),
             cast(Any, self),  # Hypercorn's task group; see spawn_app()
-            connection.ssl,
+            connection.encrypted,
             connection.client,
             connection.server_address,
             send,
@@ -146,6 +147,7 @@ async def call_app(
 ) -> None:
     """Run the application for one exchange, and log its errors, if it has not done so itself."""
     try:
+        failure, others = None, None
         try:
             await app(
                 scope,
@@ -155,16 +157,15 @@ async def call_app(
                 trio.from_thread.run,
             )
         except (Exception, BaseExceptionGroup) as error:
-            others = error.split(Exception)[1] if isinstance(error, BaseExceptionGroup) else None
-            if not all(_needs_no_record(leaf) for leaf in leaves(error)):
-                await config.log.exception("Error in ASGI Framework")
+            others, failure = split_cancelled(error)
+        if failure is not None:
             exchange.failed = True
-            if others is not None:
-                raise others from None
-        try:
+            if not all(_needs_no_record(leaf) for leaf in leaves(failure)):
+                await config.log.error("Error in ASGI Framework", exc_info=failure)
+        if others is not None:
+            raise others
+        with suppress(ClientGone):
             await exchange.app_send(None)
-        except ClientGone:
-            pass
     except BaseException:
         exchange.cancelled()
         raise
@@ -174,4 +175,4 @@ async def call_app(
 
 
 def _needs_no_record(error: BaseException) -> bool:
-    return not isinstance(error, Exception) or isinstance(error, ClientGone) or is_logged(error)
+    return isinstance(error, ClientGone) or is_logged(error)

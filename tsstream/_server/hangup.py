@@ -48,7 +48,9 @@ class HangupWatch:
                 except (OSError, ValueError):
                     pass  # ValueError: the watch itself has ended
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run_watch(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Watch until cancelled."""
         if sys.platform != "linux":
             task_status.started()

@@ -247,9 +247,6 @@ class HTTP1:
         while self._phase is Phase.RESPONSE:
             if data:
                 await exchange.receive_data(data)
-            if exchange.inbox.full:
-                with connection.parked():
-                    await exchange.inbox.wait_room()
             if self._phase is Phase.RESPONSE and not (data := await connection.read()):
                 connection.hang_up()
 

@@ -24,8 +24,9 @@ from tsstream._sansio.http2_fields import (
 from tsstream._server.errors import ClientGone
 from tsstream._server.exchange import HTTPExchange
 from tsstream._server.http2_engine import Engine, ProtocolFault
-from tsstream._server.http2_stream import WINDOW, BodyReceiver, Stream
+from tsstream._server.http2_stream import WINDOW, Stream
 from tsstream._server.http2_tunnel import Tunnel
+from tsstream._server.http2_upload import BodyReceiver, UploadWatch
 from tsstream._server.inbox import Inbox
 from tsstream._server.output import BACKLOG
 from tsstream._server.websocket import WebSocketExchange
@@ -59,13 +60,13 @@ class HTTP2:
         self._h2 = Engine(connection.config)
         self._streams: dict[int, Stream] = {}
         self._leaving: list[HTTPExchange | WebSocketExchange] = []  # over, but still running
+        self._uploads = UploadWatch(connection.nursery, self._streams, self._limits.body_timeout)
         self._turn = trio.Lock()
         self._requests = 0
         self._received = 0  # bytes of connection window to give back
         self._closing = False  # a GOAWAY was sent: new streams are refused
         self._over = False
         self._drained = trio.lowlevel.ParkingLot()
-        self._upload_watch: trio.CancelScope | None = None
         now = trio.current_time()
         self._waste = Budget(WASTE, WASTE_PER_SECOND, now)
         self._changes = Budget(CHANGES, CHANGES_PER_SECOND, now)
@@ -113,8 +114,7 @@ class HTTP2:
         for stream in list(self._streams.values()):
             stream.lose()
         self._drained.unpark_all()
-        if self._upload_watch is not None:
-            self._upload_watch.cancel()
+        self._uploads.close()
 
     def begin_closing(self) -> None:
         """The server shuts down: what is open goes on."""
@@ -170,6 +170,8 @@ class HTTP2:
             self._begin_websocket(stream, request)
         else:
             await self._begin_http(stream, request, head)
+            if event.stream_ended is None:
+                self._uploads.begin()
         self._requests += 1
         if self._requests >= self._config.keep_alive_max_requests:
             self._announce_end()
@@ -197,9 +199,6 @@ class HTTP2:
         )
         stream.attach(exchange, receiver, head.length)
         await exchange.handle(request)
-        if self._limits.body_timeout is not None and self._upload_watch is None:
-            self._upload_watch = trio.CancelScope()
-            self._connection.nursery.start_soon(self._watch_uploads, self._limits.body_timeout)
 
     def _begin_websocket(self, stream: Stream, request: Request) -> None:
         exchange = WebSocketExchange(
@@ -260,12 +259,16 @@ class HTTP2:
             self._stop(linger=False)
 
     async def _take_eof(self) -> None:
-        if self._limits.half_close and self._streams and not self._connection.gone:
+        if self._limits.half_close and not self._connection.gone:
             self._closing = True
+            for stream in list(self._streams.values()):
+                if stream.receiving:  # its request can never be complete
+                    stream.lose()
             with self._connection.parked():
                 while self._streams:
                     await self._drained.park()
-        self._connection.hang_up()
+        else:
+            self._connection.hang_up()
 
     # Streams that are not served.
 
@@ -292,17 +295,6 @@ class HTTP2:
         if not self._waste.spend(trio.current_time()):
             self._fail_calmly("it opens streams only to waste them")
 
-    async def _watch_uploads(self, limit: float) -> None:
-        """Answer 408 where a body pauses for too long and its response has not started."""
-        assert self._upload_watch is not None
-        with self._upload_watch:
-            while uploads := [s for s in self._streams.values() if s.uploading]:
-                await trio.sleep_until(min(stream.quiet_since for stream in uploads) + limit)
-                for stream in uploads:
-                    if stream.uploading and trio.current_time() >= stream.quiet_since + limit:
-                        stream.refuse(408)
-        self._upload_watch = None
-
     # The end of a stream, and of the connection.
 
     @property
@@ -314,7 +306,7 @@ class HTTP2:
 
     def _forget(self, stream: Stream) -> None:
         del self._streams[stream.id]
-        if getattr(stream.exchange, "running", False):
+        if stream.exchange.running:
             self._leaving.append(stream.exchange)
         if self._streams:
             return

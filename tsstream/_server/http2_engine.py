@@ -111,11 +111,10 @@ class Engine(h2.connection.H2Connection):
     def _handle_data_on_closed_stream(
         self, events: Any, exc: h2.exceptions.StreamClosedError, frame: Any
     ) -> tuple[list[Any], list[h2.events.Event]]:
-        reset_by_us = (
-            self._stream_closed_by(frame.stream_id) is h2.stream.StreamClosedBy.SEND_RST_STREAM
-        )
+        closed_by = self._stream_closed_by(frame.stream_id)
         frames, events = super()._handle_data_on_closed_stream(events, exc, frame)
-        if reset_by_us:
+        # The error that makes h2 reset the stream comes with an event, later ones do not.
+        if closed_by is h2.stream.StreamClosedBy.SEND_RST_STREAM and not exc._events:
             frames = [credit for credit in frames if credit.stream_id == 0]
         return frames, events
 

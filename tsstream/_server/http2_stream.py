@@ -27,7 +27,6 @@ from hypercorn.utils import suppress_body
 from tsstream._sansio.http2_fields import Field, build_fields, build_response, content_length
 from tsstream._server.errors import ClientGone
 from tsstream._server.exchange import HTTPExchange
-from tsstream._server.inbox import Inbox
 
 if TYPE_CHECKING:
     from tsstream._server.connection import Connection
@@ -337,35 +336,3 @@ class Stream:
             self._connection.output.write_soon(self._h2.data_to_send())
         except ClientGone:
             pass  # the connection tells everybody
-
-
-class BodyReceiver:
-    """Gives a request's body to the inbox, one message at a time, whatever the frames' sizes.
-
-    What has not been asked for yet is bounded by the stream's window, and kept in one piece, so
-    that a client cannot make many small objects of it.
-    """
-
-    def __init__(self, inbox: Inbox) -> None:
-        self._inbox = inbox
-        self._gathered = bytearray()
-        self._ended = False
-        self._complete = False  # the last message was put
-
-    def take(self, data: bytes, *, ended: bool) -> None:
-        self._gathered += data
-        self._ended = ended
-        if not self._inbox.size:
-            self.put()
-
-    def put(self) -> None:
-        """Put what has been gathered, as nothing of the body waits in the inbox any more."""
-        if not self._complete and (self._gathered or self._ended):
-            self._complete = self._ended
-            data = bytes(self._gathered)
-            self._gathered.clear()
-            message = {"type": "http.request", "body": data, "more_body": not self._ended}
-            self._inbox.put(message, len(data))
-
-    def close(self) -> None:
-        self._complete = True

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 STALL_TIMEOUT = 60.0  # seconds: nginx's send_timeout; far above any round trip
 
 
-def _positive(instance: object, attribute: attrs.Attribute[float | None], value: object) -> None:
-    if value is not None and not (isinstance(value, int | float) and value > 0):
+def _positive(instance: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None and not value > 0:
         raise ValueError(f"{attribute.name} must be a positive number, or None for no limit")
 
 
-def _not_negative(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
-    if not (isinstance(value, int | float) and value >= 0):
+def _not_negative(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not value >= 0:
         raise ValueError(f"{attribute.name} must be a number of seconds, 0 or more")
 
 

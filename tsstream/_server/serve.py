@@ -32,7 +32,7 @@ __all__ = ["LifespanFailureError", "serve"]
 logger = logging.getLogger("tsstream.server")
 
 
-async def serve(
+async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
     app: ASGIApp,
     config: Config | None = None,
     *,
@@ -125,38 +125,33 @@ async def _serve_until_shutdown(
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     interrupted = False
-    async with trio.open_nursery() as helpers:
-        await helpers.start(server.hangups.run)
-        async with trio.open_nursery() as connections:
-            try:
-                async with trio.open_nursery() as accepting:
-                    for listener in listeners:
-                        accepting.start_soon(listener.serve, server, connections)
-                    for listener in listeners:
-                        await server.config.log.info("Running on %s", listener.address)
-                    task_status.started([listener.address for listener in listeners])
-                    await _wait_shutdown(server, shutdown_trigger)
-                    accepting.cancel_scope.cancel(reason="the server shuts down")
-            except* KeyboardInterrupt:
-                interrupted = True
-            except* trio.Cancelled:
-                server.begin_closing()
-                server.abandon()
-                raise
-            for listener in listeners:
-                listener.sock.close()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.hangups.run_watch)
+        try:
+            async with trio.open_nursery() as accepting:
+                for listener in listeners:
+                    accepting.start_soon(listener.serve, server, nursery)
+                for listener in listeners:
+                    await server.config.log.info("Running on %s", listener.address)
+                task_status.started([listener.address for listener in listeners])
+                await _wait_shutdown(server, shutdown_trigger)
+                accepting.cancel_scope.cancel(reason="the server shuts down")
+        except* KeyboardInterrupt:
+            interrupted = True
+        except* trio.Cancelled:
             server.begin_closing()
-            helpers.start_soon(_end_gracefully, server, connections.cancel_scope)
-        helpers.cancel_scope.cancel(reason="the server has shut down")
+            server.abandon()
+            raise
+        for listener in listeners:
+            listener.sock.close()
+        server.begin_closing()
+        with trio.move_on_after(server.config.graceful_timeout):
+            await server.wait_empty()
+        if count := server.abandon():
+            logger.info("shutting down: %d connections were cut", count)
+        nursery.cancel_scope.cancel(reason="server shutdown")
     if interrupted:
         raise KeyboardInterrupt
-
-
-async def _end_gracefully(server: Server, connections: trio.CancelScope) -> None:
-    await trio.sleep(server.config.graceful_timeout)
-    if count := server.abandon():
-        logger.info("shutting down: %d connections were cut", count)
-    connections.cancel(reason="server shutdown")
 
 
 async def _wait_shutdown(

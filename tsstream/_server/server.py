@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 from functools import partial
 from typing import Any
@@ -47,6 +48,9 @@ class Server:
         self.state: dict[str, Any] = {}
         self.hangups = HangupWatch(half_close=limits.half_close)
         self._connections: set[Connection] = set()
+        limit = limits.max_connections
+        self._max_connections = math.inf if limit is None else limit
+        self._left = trio.lowlevel.ParkingLot()
 
     async def accept(
         self,
@@ -60,7 +64,7 @@ class Server:
         )
 
     def begin_closing(self) -> None:
-        """Tell the applications, and every connection: idle ones close, the others when they can."""
+        """Tell the applications, and every connection: idle ones close, others when they can."""
         self.host.shutting_down.set()
         for connection in list(self._connections):
             connection.begin_closing()
@@ -71,13 +75,18 @@ class Server:
             connection.abandon()
         return len(self._connections)
 
+    async def wait_empty(self) -> None:
+        """Wait until no connection is open."""
+        while self._connections:
+            await self._left.park()
+
     async def _serve_connection(
         self, ssl_context: ssl.SSLContext | None, stream: trio.SocketStream
     ) -> None:
-        if self.limits.max_connections is not None:
-            if len(self._connections) >= self.limits.max_connections:
-                await self._refuse(stream, tell=ssl_context is None)
-                return
+        if len(self._connections) >= self._max_connections:
+            logger.warning("refused a connection: %d are open", len(self._connections))
+            await _refuse(Transport(stream, None), tell=ssl_context is None)
+            return
         try:
             connection = Connection(self, stream)
         except OSError:  # it has been reset already
@@ -88,18 +97,19 @@ class Server:
             await connection.run(ssl_context)
         finally:
             self._connections.discard(connection)
+            self._left.unpark_all()
 
-    async def _refuse(self, stream: trio.SocketStream, *, tell: bool) -> None:
-        logger.warning("refused a connection: %d are open", len(self._connections))
-        transport = Transport(stream, None)
-        try:
+
+async def _refuse(transport: Transport, *, tell: bool) -> None:
+    """Answer 503, and close; without a word if it would have to be encrypted."""
+    try:
+        if tell:
+            await transport.send_all(FULL)
+            await transport.send_eof()
             with trio.move_on_after(FULL_LINGER):
-                if tell:
-                    await transport.send_all(FULL)
-                    await transport.send_eof()
-                    while await transport.receive_some():
-                        pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        finally:
-            transport.close()
+                while await transport.receive_some():
+                    pass
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
+    finally:
+        transport.close()

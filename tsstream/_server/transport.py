@@ -99,7 +99,7 @@ class Transport(trio.abc.Stream):
         await self.wait_writable()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what has arrived, ``b""`` after a FIN; at most 64 KiB unless *max_bytes* is given.
+        """Receive what has arrived, by default up to 64 KiB; ``b""`` after a FIN.
 
         Raises:
           trio.BrokenResourceError: the connection is lost.

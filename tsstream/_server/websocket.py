@@ -80,7 +80,7 @@ class WebSocketExchange(WSStream):
             connection.config,
             cast(Any, connection.server.context),
             cast(Any, self),  # Hypercorn's task group; see spawn_app()
-            connection.ssl,
+            connection.encrypted,
             connection.client,
             connection.server_address,
             send,
