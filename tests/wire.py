@@ -10,7 +10,8 @@ import logging
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -31,15 +32,17 @@ __all__ = [
     "H2Connection",
     "RawConnection",
     "Truncated",
+    "host_of_test",
     "open_guarded",
     "open_h2",
     "open_raw",
     "open_server",
+    "open_stock",
 ]
 
 HOST = "127.0.0.1"
 GRACEFUL_TIMEOUT = 0.2  # seconds: what a stream gets at shutdown before it is cut
-SETTLING_TIME = 0.1  # seconds: the most that open_server() waits for the server's tasks to rest
+SETTLING_TIME = 0.1  # seconds: the most that a server waits for the server's tasks to rest
 RECEIVE_SIZE = 64 * 1024  # bytes
 BODYLESS = (204, 304)
 
@@ -50,8 +53,23 @@ SERVER_LOG.setLevel(logging.INFO)
 SERVER_LOG.addHandler(logging.NullHandler())
 
 
+# What open_server() opens: "stock" or "guarded". The fixture each_host sets it.
+host_of_test: ContextVar[str] = ContextVar("host_of_test", default="stock")
+
+
+def open_server(app: ASGIApp, **options: Any) -> AbstractAsyncContextManager[int]:
+    """Serve *app* on the host that the test is for: that of ``each_host``, or else the stock one.
+
+    Args:
+      app: any ASGI application; its lifespan is run.
+      options: what :func:`open_stock` and :func:`open_guarded` have in common.
+    """
+    opener = open_guarded if host_of_test.get() == "guarded" else open_stock
+    return opener(app, **options)
+
+
 @asynccontextmanager
-async def open_server(
+async def open_stock(
     app: ASGIApp,
     *,
     send_buffer: int | None = None,
@@ -104,7 +122,7 @@ async def open_guarded(
 ) -> AsyncIterator[int]:
     """Serve *app* with our own ``serve`` in this process; give the port.
 
-    Leaving the block shuts the server down and waits for it, as :func:`open_server` does.
+    Leaving the block shuts the server down and waits for it, as :func:`open_stock` does.
 
     Args:
       app: any ASGI application; its lifespan is run.

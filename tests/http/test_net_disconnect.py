@@ -26,6 +26,8 @@ from wire import open_raw, open_server
 from tsstream import App, Request, Response, StreamPolicy, merge, sse_response
 from tsstream._http.content import Content
 
+pytestmark = pytest.mark.usefixtures("each_host")
+
 
 @pytest.mark.parametrize("way", WAYS_TO_LEAVE)
 @pytest.mark.parametrize("produce", [say_one, flood])
@@ -191,6 +193,7 @@ async def test_disconnect_cancels_a_handler_that_waits_for_a_chunk(way: str) -> 
     assert life.events == ["handler in", "400 bytes", "handler out"]
 
 
+@pytest.mark.stock_host("there the disconnect overtakes that chunk")
 async def test_disconnect_behind_a_pending_chunk_is_heard_when_the_chunk_is_taken() -> None:
     # RQ-29
     life = Life()

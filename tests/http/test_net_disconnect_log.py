@@ -15,6 +15,8 @@ from wire import open_raw, open_server
 from tsstream import App, Request, merge
 from tsstream._http.content import Content
 
+pytestmark = pytest.mark.usefixtures("each_host")
+
 
 @pytest.mark.parametrize("way", WAYS_TO_LEAVE)
 async def test_disconnect_is_logged_as_no_error_with_the_bytes_sent(

@@ -31,6 +31,8 @@ from tsstream import App, HTTPError, Request, Response, merge
 from tsstream._http.content import Content
 from tsstream._util import leaves
 
+pytestmark = pytest.mark.usefixtures("each_host")
+
 
 async def shout(
     body: trio.abc.ReceiveChannel[bytes], send_channel: trio.MemorySendChannel[bytes]

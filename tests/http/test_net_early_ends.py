@@ -17,6 +17,8 @@ from wire import RawConnection, Truncated, open_raw, open_server
 from tsstream import App, Request, Response, StreamPolicy, merge
 from tsstream._http.content import Content
 
+pytestmark = pytest.mark.usefixtures("each_host")
+
 
 @asynccontextmanager
 async def open_app(app: Any) -> AsyncIterator[RawConnection]:

@@ -17,6 +17,8 @@ from wire import RawConnection, Truncated, open_raw, open_server
 from tsstream import App, HTTPError, Request, Response, merge, sse_response
 from tsstream._http.content import Content
 
+pytestmark = pytest.mark.usefixtures("each_host")
+
 Body = Callable[[], AbstractAsyncContextManager[object]]
 
 
@@ -357,6 +359,7 @@ async def test_body_of_another_length_than_declared_is_cut(
     assert f"Content-Length of {size.decode()} bytes" in str(record.exc_info[1])
 
 
+@pytest.mark.stock_host("there it is a reset, which every client sees")
 async def test_truncation_that_an_http_1_0_client_cannot_see_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

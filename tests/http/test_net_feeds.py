@@ -17,6 +17,8 @@ from wire import Truncated, open_raw, open_server
 from tsstream import App, Request, merge, websocket_feed
 from tsstream._http.content import Content
 
+pytestmark = pytest.mark.usefixtures("each_host")
+
 HOST = "127.0.0.1"
 
 Serve = Callable[[trio_websocket.WebSocketConnection], Awaitable[None]]

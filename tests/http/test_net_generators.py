@@ -19,6 +19,8 @@ from wire import Truncated, open_h2, open_raw, open_server
 from tsstream import App, Request
 from tsstream._http.content import Content
 
+pytestmark = pytest.mark.usefixtures("each_host")
+
 VERSIONS = ["1.1", "2"]
 
 

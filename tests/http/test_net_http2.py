@@ -29,6 +29,8 @@ from wire import H2Connection, Truncated, open_h2, open_server
 from tsstream import App, Request, Response, merge
 from tsstream._http.content import Content
 
+pytestmark = pytest.mark.usefixtures("each_host")
+
 
 async def start(h2: H2Connection, method: str = "GET", path: str = "/") -> int:
     """Send a request and read its head; give the stream's id."""
@@ -216,6 +218,7 @@ async def test_h2_duplex_goes_in_lockstep() -> None:
                 assert await h2.read_chunk(stream_id) is None
 
 
+@pytest.mark.stock_host("there it is refused by RST_STREAM(NO_ERROR) once the response has ended")
 async def test_h2_upload_that_nobody_reads_is_no_obstacle() -> None:
     # RQ-21 on HTTP/2
     app = App()

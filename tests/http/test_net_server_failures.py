@@ -15,6 +15,8 @@ from tsstream import App, Request, merge
 from tsstream._asgi import ASGIApp, Receive, Send
 from tsstream._http.content import Content
 
+pytestmark = pytest.mark.usefixtures("each_host")
+
 
 class BodyError(Exception):
     """What these tests fail with."""

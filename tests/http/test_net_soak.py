@@ -18,6 +18,8 @@ from wire import Truncated, open_h2, open_raw, open_server
 from tsstream import App, Request, Response, merge
 from tsstream._http.content import Content
 
+pytestmark = pytest.mark.usefixtures("each_host")
+
 CLIENTS = 20  # at a time
 LATEST = 0.02  # seconds: when the last of them leave
 

@@ -33,6 +33,8 @@ from tsstream import App, Request, Response, StreamPolicy, merge
 from tsstream._http.content import Content
 from tsstream._util import leaves
 
+pytestmark = pytest.mark.usefixtures("each_host")
+
 SMALL_BUFFER = 4096  # bytes: of the kernel, on both sides
 SEND_LIMIT = 0.3  # seconds
 
@@ -85,6 +87,7 @@ async def stall(raw: RawConnection, path: str = "/feed") -> None:
     await trio.testing.wait_all_tasks_blocked(0.02)
 
 
+@pytest.mark.stock_host("there a send can be cancelled")
 async def test_stalled_stream_holds_its_producers_only_as_long_as_the_send_limit(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -116,6 +119,7 @@ async def test_body_cut_by_the_send_limit_has_no_clean_end_for_a_client_that_rea
         assert set(caught.value.body) == set(b"x")
 
 
+@pytest.mark.stock_host("there a send can be cancelled")
 async def test_shutdown_frees_the_producers_of_a_stalled_client_after_the_grace() -> None:
     # D18, D40, AC-52
     feeds = Feeds()

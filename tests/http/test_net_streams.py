@@ -18,6 +18,8 @@ from wire import RawConnection, open_raw, open_server
 from tsstream import App, Request, merge
 from tsstream._http.content import Content
 
+pytestmark = pytest.mark.usefixtures("each_host")
+
 BATCH_SIZE = 64 * 1024  # bytes: AC-28
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import pytest
 import trio
 from leaks import assert_no_leaks
 from probes import PROMPT, get
@@ -12,6 +13,8 @@ from wire import open_raw, open_server
 
 from tsstream import App, Request
 from tsstream._http.content import Content
+
+pytestmark = pytest.mark.usefixtures("each_host")
 
 BATCH_SIZE = 64 * 1024  # bytes
 

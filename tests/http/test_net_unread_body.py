@@ -29,6 +29,8 @@ from tsstream import App, HTTPError, Request, Response, merge
 from tsstream._asgi import Receive, Send
 from tsstream._http.content import Content
 
+pytestmark = pytest.mark.usefixtures("each_host")
+
 MIB = 1024 * 1024
 
 

@@ -29,7 +29,7 @@ HEARING = 0.015  # seconds: what a client waits for an answer
 ROUND = 100  # inputs between two looks at the innocent
 INNOCENT_BOUND = 5.0  # seconds: an innocent has its answer by then
 OPTIONS: dict[str, Any] = {
-    "keep_alive_timeout": 120.0,  # this and the next: for the innocent, who are asked again and again
+    "keep_alive_timeout": 120.0,  # this and the next: for the innocent, who go on asking
     "keep_alive_max_requests": 10**9,
     "stall_timeout": 1.0,
     "websocket_max_message_size": 100_000,

@@ -157,6 +157,20 @@ async def test_a_body_that_is_shorter_than_announced_is_never_complete() -> None
     assert app.sizes == [5]
 
 
+async def test_a_body_ends_once() -> None:
+    async def call(scope: Any, receive: Receive, send: Send) -> None:
+        assert await read_request(receive) == b"body"
+        with trio.move_on_after(0.02) as scope_:
+            await receive()
+        assert scope_.cancelled_caught
+        await answer(send)
+
+    async with open_guarded(http(call)) as port:
+        async with open_h2(port) as client:
+            stream_id = await client.request("POST", "/", body=b"body")
+            assert await read(client, stream_id) == (200, b"ok")
+
+
 # What a client with a library of its own does not send.
 
 
@@ -196,6 +210,26 @@ async def test_padding_gives_its_window_back() -> None:
         frames = await read_until_end(raw, 1)
     body = b"".join(item.payload for item in frames if item.kind == Type.DATA)
     assert body == str(count + 163).encode()
+
+
+async def test_the_window_of_the_connection_is_given_back_once() -> None:
+    # Whatever becomes of the streams; here nobody takes anything.
+    size = 16_384
+    app = App()
+    async with open_guarded(http(app)) as port, open_frames(port) as raw:
+        for stream in range(1, 161, 2):
+            await raw.send_all(post(stream, b"/later") + data(stream, bytes(size)) * 3)
+        await raw.send_all(get(161))
+        frames = await read_until_end(raw, 161)
+        given = sum(
+            int.from_bytes(item.payload, "big")
+            for item in frames
+            if (item.kind, item.stream) == (Type.WINDOW_UPDATE, 0)
+        )
+        app.take.set()
+    sent = 80 * 3 * size
+    window = 1024 * KIB
+    assert sent - window < given - (window - WINDOW) <= sent
 
 
 async def test_small_frames_become_few_messages() -> None:
@@ -247,12 +281,13 @@ async def test_a_body_that_pauses_too_long_is_answered_408() -> None:
 
 async def test_a_body_that_waits_for_its_application_is_not_answered_408() -> None:
     app = App()
-    async with open_guarded(http(app), body_timeout=0.05) as port:
+    async with open_guarded(http(app), body_timeout=0.3) as port:
         async with open_h2(port) as client:
             stream_id = await client.request("POST", "/later", end_stream=False)
             await client.send_data(stream_id, b"x")
-            await trio.sleep(0.15)
-            app.take.set()
+            await trio.sleep(0.45)
+            app.take.set()  # from now on the client may be expected to go on
+            await trio.sleep(0.2)
             await client.send_data(stream_id, b"y", end_stream=True)
             assert await read(client, stream_id) == (200, b"2")
 

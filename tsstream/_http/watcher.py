@@ -138,6 +138,8 @@ class Watcher:
                 self._exchange.on_request(RequestEvent.CLOSE)  # by the handler, or by us meanwhile
         else:
             await self._drop_chunk()
+        if self._request.disconnected.is_set():
+            return  # we were told of it meanwhile
         self._exchange.on_request(RequestEvent.CHUNK if more_body else RequestEvent.LAST)
         if not more_body:
             self._request._body._end(complete=True)
