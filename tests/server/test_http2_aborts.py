@@ -1,4 +1,4 @@
-"""HTTP/2: what ends before its time is reset, alone, and both sides hear it at once (HOST 3)."""
+"""HTTP/2: what ends before its time is reset, alone, and both sides hear it (HOST fault 3)."""
 
 from __future__ import annotations
 

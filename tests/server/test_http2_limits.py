@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 from frames_h2 import START, Frame, Setting, Type, frame, get, parse, post, reset, settings
-from guarded import DISCONNECT, answer, body, http, records, start
+from guarded import DISCONNECT, answer, body, certificate, http, records, start
 from leaks import assert_no_leaks
 from probes import IN_TIME, PROMPT
 from wire import H2Connection, RawConnection, Truncated, open_guarded, open_h2, open_raw
@@ -140,10 +140,11 @@ async def test_rapid_reset_ends_the_connection_and_runs_few_applications(
 async def test_a_client_may_reset_a_stream_now_and_then() -> None:
     async with open_guarded(http(App())) as port:
         async with open_raw(port) as raw:
-            await raw.send_all(START + b"".join(get(n) + reset(n) for n in range(1, 201, 2)))
-            await raw.send_all(get(201))
+            await raw.send_all(START + b"".join(get(n, b"/") + reset(n) for n in range(1, 201, 2)))
+            await trio.testing.wait_all_tasks_blocked()
+            await raw.send_all(get(201, b"/"))
             with trio.fail_after(IN_TIME):
-                await read_until_ended(raw, 201)
+                assert 201 in ended(await read_until_ended(raw, 201))
 
 
 async def test_too_many_streams_are_refused_one_by_one() -> None:
@@ -337,6 +338,26 @@ async def test_streams_that_outlast_the_graceful_timeout_are_reset() -> None:
     assert ended(frames) == set()
     assert resets(frames) == {1: Codes.INTERNAL_ERROR}
     assert goaways(frames) == [Codes.NO_ERROR]
+
+
+async def test_it_is_agreed_on_within_tls() -> None:
+    cert = certificate()
+    context = cert.client_context()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    async with (
+        open_guarded(http(App()), certfile=cert.certfile, keyfile=cert.keyfile) as port,
+        assert_no_leaks(),
+    ):
+        async with open_raw(port) as raw:
+            tls = trio.SSLStream(raw.stream, context, server_hostname="127.0.0.1")
+            received = b""
+            with trio.fail_after(IN_TIME):
+                await tls.send_all(START + get(1, b"/"))
+                assert tls.selected_alpn_protocol() == "h2"
+                while 1 not in ended(parse(received)[0]):
+                    received += await tls.receive_some()
+            frames, _ = parse(received)
+    assert b"".join(item.payload for item in frames if item.kind == Type.DATA) == b"ok"
 
 
 async def test_a_foreign_server_name_is_answered_404() -> None:

@@ -14,6 +14,7 @@ import h2.settings
 import h2.stream
 from hypercorn.config import Config
 
+DATA = struct.Struct(">BHBBI")  # the header of such a frame (RFC 9113 6.1)
 GOAWAY = struct.Struct(">BHBBIII")  # RFC 9113 6.8, as one frame without debug data
 TABLE_SIZE = 4096  # bytes: what our header compression may remember, whatever the client offers
 
@@ -92,6 +93,15 @@ class Engine(h2.connection.H2Connection):
         if self.encoder.header_table_size > TABLE_SIZE:
             self.encoder.header_table_size = TABLE_SIZE
         return events
+
+    def count_data(self, stream_id: int, size: int) -> bytes:
+        """Give the header of a DATA frame of *size* bytes, which are to be sent at once.
+
+        This is what ``send_data()`` does for a stream that is open, but for the copies.
+        """
+        self.outbound_flow_control_window -= size
+        self.streams[stream_id].outbound_flow_control_window -= size
+        return DATA.pack(size >> 16, size & 0xFFFF, 0, 0, stream_id)
 
     def farewell(self, code: Codes) -> bytes:
         """Give what is still to be sent, and a GOAWAY.

@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol
 
-import h2.connection
-import h2.errors
 import h2.exceptions
 import trio
 from hypercorn.protocol.events import (
@@ -27,6 +25,7 @@ from hypercorn.utils import suppress_body
 from tsstream._sansio.http2_fields import Field, build_fields, build_response, content_length
 from tsstream._server.errors import ClientGone
 from tsstream._server.exchange import HTTPExchange
+from tsstream._server.http2_engine import Codes, Engine
 
 if TYPE_CHECKING:
     from tsstream._server.connection import Connection
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 WINDOW = 65_535  # bytes of each stream that wait for its application; the protocol's default
 MAX_WRITE = 64 * 1024  # bytes: of one stream in one turn
-
-Codes = h2.errors.ErrorCodes
 
 
 class Sending(Enum):
@@ -85,7 +82,7 @@ class Stream:
     def __init__(
         self,
         connection: Connection,
-        engine: h2.connection.H2Connection,
+        engine: Engine,
         turn: trio.Lock,
         stream_id: int,
         on_over: Callable[[Stream], None],
@@ -249,19 +246,23 @@ class Stream:
         except trio.WouldBlock:
             await self._turn.acquire()
         try:
-            size = self._make_frames(data)
-            if size < len(data) or not self._ending or self._connection.output.backlog:
-                await self._flush()
+            size = max(0, min(len(data), self._window, MAX_WRITE))
+            length = self._h2.max_outbound_frame_size
+            frames = [data[at : min(at + length, size)] for at in range(0, size, length)]
+            if size == len(data) and self._ending and not self._connection.output.backlog:
+                for frame in frames:
+                    self._h2.send_data(self.id, frame)
+            else:
+                await self._write(frames)
             return size
         finally:
             self._turn.release()
 
-    def _make_frames(self, data: memoryview) -> int:
-        size = max(0, min(len(data), self._window, MAX_WRITE))
-        length = self._h2.max_outbound_frame_size
-        for start in range(0, size, length):
-            self._h2.send_data(self.id, data[start : min(start + length, size)])
-        return size
+    async def _write(self, frames: list[memoryview]) -> None:
+        pieces: list[bytes | memoryview] = [self._h2.data_to_send()]
+        for frame in frames:
+            pieces += (self._h2.count_data(self.id, len(frame)), frame)
+        await self._connection.output.write(*pieces)
 
     async def _wait_window(self) -> None:
         """Wait until the client gives window credit, but not for ever."""

@@ -8,7 +8,8 @@ import trio
 from hypercorn.protocol.events import Request
 from hypercorn.protocol.ws_stream import ASGIWebsocketState
 
-from tsstream._server.http2_stream import Codes, Stream
+from tsstream._server.http2_engine import Codes
+from tsstream._server.http2_stream import Stream
 
 if TYPE_CHECKING:
     from tsstream._server.websocket import WebSocketExchange

@@ -6,7 +6,11 @@ from typing import Any
 
 import attrs
 
-STALL_TIMEOUT = 60.0  # seconds: nginx's send_timeout; far above any round trip
+# Seconds. nginx has 60 for sending, the head and the body; a head fits in one packet or two.
+STALL_TIMEOUT = 60.0
+HEADER_TIMEOUT = 10.0
+BODY_TIMEOUT = 60.0
+PONG_TIMEOUT = 20.0
 
 
 def _positive(instance: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
@@ -37,9 +41,9 @@ class Limits:
     """
 
     stall_timeout: float | None = attrs.field(default=STALL_TIMEOUT, validator=_positive)
-    header_timeout: float | None = attrs.field(default=10.0, validator=_positive)
-    body_timeout: float | None = attrs.field(default=60.0, validator=_positive)
-    pong_timeout: float | None = attrs.field(default=20.0, validator=_positive)
+    header_timeout: float | None = attrs.field(default=HEADER_TIMEOUT, validator=_positive)
+    body_timeout: float | None = attrs.field(default=BODY_TIMEOUT, validator=_positive)
+    pong_timeout: float | None = attrs.field(default=PONG_TIMEOUT, validator=_positive)
     max_connections: int | None = attrs.field(default=None, validator=_positive)
     max_headers: int = 100
     half_close: bool = False

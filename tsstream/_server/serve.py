@@ -22,7 +22,13 @@ from hypercorn.utils import LifespanFailureError, repr_socket_addr, wrap_app
 from tsstream._asgi import ASGIApp, Receive, Send
 from tsstream._http.host import EXTENSION, Host
 from tsstream._server.config import check_tls
-from tsstream._server.limits import STALL_TIMEOUT, Limits
+from tsstream._server.limits import (
+    BODY_TIMEOUT,
+    HEADER_TIMEOUT,
+    PONG_TIMEOUT,
+    STALL_TIMEOUT,
+    Limits,
+)
 from tsstream._server.listen import listen
 from tsstream._server.server import Server
 from tsstream._util import unwrapping
@@ -41,9 +47,9 @@ async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
     keyfile: str | None = None,
     graceful_timeout: float | None = None,
     stall_timeout: float | None = STALL_TIMEOUT,
-    header_timeout: float | None = 10.0,
-    body_timeout: float | None = 60.0,
-    pong_timeout: float | None = 20.0,
+    header_timeout: float | None = HEADER_TIMEOUT,
+    body_timeout: float | None = BODY_TIMEOUT,
+    pong_timeout: float | None = PONG_TIMEOUT,
     max_connections: int | None = None,
     half_close: bool = False,
     farewell_spread: float = 0.0,
