@@ -220,20 +220,33 @@ async def test_too_many_header_fields_are_answered_431(fields: dict[str, str], s
         assert await read(client, await client.request("GET", "/")) == b"ok"
 
 
-async def test_the_last_request_that_a_connection_may_make_is_answered() -> None:
+async def test_a_connection_that_has_made_its_requests_ends_when_none_is_open() -> None:
+    app = App()
+    app.proceed.set()
+    async with open_guarded(http(app), keep_alive_max_requests=3) as port, assert_no_leaks():
+        async with open_raw(port) as raw:
+            await raw.send_all(START + get(1) + get(3) + get(5))
+            with trio.fail_after(IN_TIME):
+                frames = await read_frames(raw)
+        assert ended(frames) == {1, 3, 5}
+        assert goaways(frames) == [Codes.NO_ERROR]
+
+
+async def test_a_connection_on_which_always_one_is_open_ends_at_twice_its_requests() -> None:
     app = App()
     async with open_guarded(http(app), keep_alive_max_requests=3) as port, assert_no_leaks():
         async with open_raw(port) as raw:
-            await raw.send_all(START + get(1, b"/later") + get(3) + get(5) + get(7))
+            gets = [get(stream_id) for stream_id in range(3, 15, 2)]
+            await raw.send_all(START + get(1, b"/later") + b"".join(gets))
             with trio.fail_after(IN_TIME):
                 received = b""
                 while not goaways(parse(received)[0]):
                     received += await raw.stream.receive_some(65_536)
                 app.proceed.set()
                 frames, _ = parse(received + await raw.read_until_closed())
-        assert ended(frames) == {1, 3, 5}
+        assert ended(frames) == {1, 3, 5, 7, 9, 11}
         assert goaways(frames) == [Codes.NO_ERROR]
-        assert resets(frames) == {7: Codes.REFUSED_STREAM}
+        assert resets(frames) == {13: Codes.REFUSED_STREAM}
 
 
 async def test_a_client_that_says_goodbye_gets_what_it_still_waits_for() -> None:
@@ -243,12 +256,13 @@ async def test_a_client_that_says_goodbye_gets_what_it_still_waits_for() -> None
             await raw.send_all(START + get(1, b"/later") + frame(Type.GOAWAY, bytes(8)) + get(3))
             with trio.fail_after(IN_TIME):
                 received = b""
-                while not goaways(parse(received)[0]):
+                while not resets(parse(received)[0]):
                     received += await raw.stream.receive_some(65_536)
                 app.proceed.set()
                 frames, _ = parse(received + await raw.read_until_closed())
         assert ended(frames) == {1}
         assert resets(frames) == {3: Codes.REFUSED_STREAM}
+        assert goaways(frames) == [Codes.NO_ERROR]
 
 
 @pytest.mark.parametrize("half_close", [True, False])

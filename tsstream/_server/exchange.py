@@ -125,7 +125,7 @@ class HTTPExchange(HTTPStream):
         if message is None or message["type"] != "http.response.body":
             await super().app_send(message)
         elif self.state is not ASGIHTTPState.RESPONSE or not message.get("more_body", False):
-            self.ending = True
+            self.ending = self.state is ASGIHTTPState.RESPONSE
             await super().app_send(message)
         elif not suppress_body(self.scope["method"], int(self.response["status"])):
             # An empty one too, as it sends the head of a response on its way.

@@ -64,7 +64,8 @@ class HTTP2:
         self._turn = trio.Lock()
         self._requests = 0
         self._received = 0  # bytes of connection window to give back
-        self._closing = False  # a GOAWAY was sent: new streams are refused
+        self._closing = False  # new streams are refused
+        self._said_goodbye = False  # by GOAWAY
         self._over = False
         self._drained = trio.lowlevel.ParkingLot()
         now = trio.current_time()
@@ -105,7 +106,7 @@ class HTTP2:
 
     async def on_deadline(self) -> None:
         """No request came, or no other one."""
-        self._announce_end()
+        self._say_goodbye()
         await trio.lowlevel.checkpoint()
 
     def disconnect(self) -> None:
@@ -118,16 +119,14 @@ class HTTP2:
 
     def begin_closing(self) -> None:
         """The server shuts down: what is open goes on."""
-        self._announce_end()
         for stream in list(self._streams.values()):
             if isinstance(stream.exchange, WebSocketExchange):
                 stream.exchange.begin_closing()
-        if not self._streams:
-            self._stop(linger=False)
+        self._retire(linger=False)
 
     def abandon(self) -> None:
         """Cut every stream that is still open."""
-        self._announce_end()
+        self._closing = True
         for stream in list(self._streams.values()):
             stream.cut()
 
@@ -173,8 +172,8 @@ class HTTP2:
             if event.stream_ended is None:
                 self._uploads.begin()
         self._requests += 1
-        if self._requests >= self._config.keep_alive_max_requests:
-            self._announce_end()
+        if self._requests >= 2 * self._config.keep_alive_max_requests:
+            self._say_goodbye()  # there is always another stream open: so be it
         await self._connection.server.context.mark_request()
 
     def _make_request(self, stream_id: int, head: RequestHead) -> Request:
@@ -254,9 +253,7 @@ class HTTP2:
         if event.error_code:
             self._connection.hang_up()
             return
-        self._announce_end()
-        if not self._streams:
-            self._stop(linger=False)
+        self._retire(linger=False)
 
     async def _take_eof(self) -> None:
         if self._limits.half_close and not self._connection.gone:
@@ -311,8 +308,8 @@ class HTTP2:
         if self._streams:
             return
         self._drained.unpark_all()
-        if self._closing:
-            self._stop(linger=True)
+        if self._closing or self._requests >= self._config.keep_alive_max_requests:
+            self._retire(linger=True)
         else:
             self._connection.set_deadline(self._config.keep_alive_timeout)
 
@@ -321,7 +318,7 @@ class HTTP2:
 
     def _fail(self, text: str, farewell: bytes) -> None:
         """End the connection, for what the client does."""
-        self._closing = True
+        self._closing = self._said_goodbye = True
         self._write_soon(farewell)
         self._connection.log_failure(text)
         self.disconnect()
@@ -331,10 +328,22 @@ class HTTP2:
         self._over = True
         self._connection.stop(linger=linger)
 
-    def _announce_end(self) -> None:
+    def _retire(self, *, linger: bool) -> None:
+        """Take no new streams, and end when those that are open have.
+
+        The GOAWAY comes last, though it could come first (RFC 9113 6.8): clients built on Python's
+        h2 lose every open stream to it.
+        """
+        self._closing = True
+        if not self._streams:
+            self._say_goodbye()
+            self._stop(linger=linger)
+
+    def _say_goodbye(self) -> None:
         """Send a GOAWAY: the streams that are open go on, later ones are refused."""
-        if not self._closing:
-            self._closing = True
+        self._closing = True
+        if not self._said_goodbye:
+            self._said_goodbye = True
             self._write_soon(self._h2.farewell(Codes.NO_ERROR))
 
     def _flush_soon(self) -> None:
