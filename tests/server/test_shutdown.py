@@ -22,7 +22,7 @@ from guarded import (
     start,
 )
 from hypercorn.config import Config
-from hypercorn.utils import LifespanTimeoutError
+from hypercorn.utils import LifespanFailureError
 from leaks import assert_no_leaks
 from probes import IN_TIME, PROMPT, get
 from wire import HOST, RawConnection, Truncated, open_guarded, open_raw
@@ -344,7 +344,7 @@ async def test_a_lifespan_that_never_ends_does_not_hold_a_cancelled_serve_for_ev
         await trio.sleep_forever()
 
     config = Config.from_mapping({"shutdown_timeout": 0.2, "errorlog": logging.getLogger("wire")})
-    with trio.fail_after(IN_TIME), pytest.raises(LifespanTimeoutError), unwrapping():
+    with trio.fail_after(IN_TIME), pytest.raises(LifespanFailureError), unwrapping():
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve, app, config, bind=["127.0.0.1:0"]))
             nursery.cancel_scope.cancel()

@@ -6,22 +6,22 @@ import copy
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from random import randint
 from typing import Any, cast
 
 import attrs
 import trio
 from hypercorn.config import Config
-from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.statsd import StatsdLogger
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import LifespanFailureError, repr_socket_addr, wrap_app
 
-from tsstream._asgi import ASGIApp, Receive, Send
-from tsstream._http.host import EXTENSION, Host
+from tsstream._asgi import ASGIApp
+from tsstream._http.host import Host
 from tsstream._server.config import check_tls
+from tsstream._server.lifespan import open_lifespan
 from tsstream._server.limits import (
     BODY_TIMEOUT,
     HEADER_TIMEOUT,
@@ -111,16 +111,16 @@ async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
     config = _config(config, bind, certfile, keyfile, graceful_timeout)
     if farewell_spread > config.graceful_timeout:
         raise ValueError("farewell_spread must not be more than graceful_timeout")
-    told = _Told(app, Host(farewell_spread=farewell_spread))
-    wrapped = wrap_app(cast(Any, told), config.wsgi_max_body_size, "asgi")
-    server = Server(wrapped, config, limits, WorkerContext(_max_requests(config)), told.host)
+    host = Host(farewell_spread=farewell_spread)
+    wrapped = wrap_app(cast(Any, app), config.wsgi_max_body_size, "asgi")
+    server = Server(wrapped, config, limits, WorkerContext(_max_requests(config)), host)
     check_tls(config)
     ssl_context = config.create_ssl_context()
     with ExitStack() as stack, unwrapping():
         secure, plain = await _open_sockets(config, stack)
         listeners = [_Listener(sock, ssl_context) for sock in secure]
         listeners += [_Listener(sock, None) for sock in plain]
-        async with _open_lifespan(told, server):
+        async with open_lifespan(app, config, host, server.state):
             await _serve_until_shutdown(server, listeners, shutdown_trigger, task_status)
 
 
@@ -173,35 +173,6 @@ async def _wait_shutdown(
             nursery.start_soon(wait, shutdown_trigger)
 
 
-@asynccontextmanager
-async def _open_lifespan(told: _Told, server: Server) -> AsyncIterator[None]:
-    """Start the lifespan of the application, and end it whatever happens meanwhile."""
-    lifespan = Lifespan(server.app, server.config, cast(Any, server.state))
-    async with trio.open_nursery() as nursery:
-        scope = await nursery.start(_run_shielded, lifespan.handle_lifespan)
-        try:
-            await lifespan.wait_for_startup()
-            if told.startup_failed:
-                await trio.sleep_forever()  # until that error arrives here
-            try:
-                yield
-            finally:
-                # Not cut short by a cancellation of the server, but by Hypercorn's own
-                # shutdown_timeout.
-                with trio.CancelScope(shield=True):
-                    await lifespan.wait_for_shutdown()
-        finally:
-            scope.cancel(reason="the lifespan is over")
-
-
-async def _run_shielded(
-    fn: Callable[[], Awaitable[object]], *, task_status: trio.TaskStatus[trio.CancelScope]
-) -> None:
-    with trio.CancelScope(shield=True) as scope:
-        task_status.started(scope)
-        await fn()
-
-
 @attrs.frozen(eq=False)
 class _Listener:
     """A listening socket, and whether TLS is spoken on it."""
@@ -217,28 +188,6 @@ class _Listener:
     async def serve(self, server: Server, connections: trio.Nursery) -> None:
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(self.sock))
         await server.accept(listener, self.ssl_context, connections)
-
-
-@attrs.define(eq=False)
-class _Told:
-    """The application, whose lifespan is told of the host, and heard when it fails to start."""
-
-    app: ASGIApp
-    host: Host
-    startup_failed: bool = False
-
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await self.app(scope, receive, send)
-            return
-
-        async def heard(message: Any) -> None:
-            if message["type"] == "lifespan.startup.failed":
-                self.startup_failed = True
-            await send(message)
-
-        scope.setdefault("extensions", {})[EXTENSION] = self.host
-        await self.app(scope, receive, heard)
 
 
 def _config(

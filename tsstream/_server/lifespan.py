@@ -1,0 +1,137 @@
+"""The lifespan of an application: started before the first connection, ended after the last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import trio
+from hypercorn.config import Config
+from hypercorn.utils import LifespanFailureError
+
+from tsstream._asgi import ASGIApp
+from tsstream._http.host import EXTENSION, Host
+from tsstream._server.inbox import Inbox
+from tsstream._util import split_cancelled
+
+Stage = Literal["startup", "shutdown"]
+
+
+@asynccontextmanager
+async def open_lifespan(
+    app: ASGIApp, config: Config, host: Host, state: dict[str, Any]
+) -> AsyncIterator[None]:
+    """Start the lifespan of *app*, and end it whatever happens meanwhile.
+
+    An application that knows no lifespan, because it raises or returns, is served without.
+
+    Raises:
+      LifespanFailureError: it failed to start or to end, or failed in between, or took longer
+        than the ``startup_timeout`` or ``shutdown_timeout`` of *config*.
+    """
+    call = _Call(app, config, host, state)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call.run)
+        try:
+            await call.wait(lambda: call.started, "startup", config.startup_timeout)
+            nursery.start_soon(call.watch)
+            try:
+                yield
+            finally:
+                await call.end(config.shutdown_timeout)
+        finally:
+            nursery.cancel_scope.cancel(reason="the lifespan is over")
+            call.scope.cancel(reason="the lifespan is over")
+
+
+class _Call:
+    """One call of the application for its lifespan; no cancellation but our own ends it.
+
+    Attributes:
+      scope: its own.
+      started: it has said so, or will not.
+    """
+
+    def __init__(self, app: ASGIApp, config: Config, host: Host, state: dict[str, Any]) -> None:
+        self.scope = trio.CancelScope(shield=True)
+        self.started = False
+        self._app = app
+        self._config = config
+        self._asgi_scope = {
+            "type": "lifespan",
+            "asgi": {"spec_version": "2.0", "version": "3.0"},
+            "state": state,
+            "extensions": {EXTENSION: host},
+        }
+        self._inbox = Inbox()
+        self._inbox.put({"type": "lifespan.startup"})
+        self._ending = self._ended = False
+        self._failure: LifespanFailureError | None = None
+        self._changed = trio.lowlevel.ParkingLot()
+
+    async def run(self) -> None:
+        """Call the application."""
+        try:
+            with self.scope:
+                await self._app(self._asgi_scope, self._inbox.receive, self._take)
+        except (Exception, BaseExceptionGroup) as error:
+            others, failure = split_cancelled(error)
+            if others is not None:
+                raise
+            if self._failure is None and not self._ended:
+                await self._log(failure)
+        finally:
+            self.started = self._ended = True
+            self._changed.unpark_all()
+
+    async def wait(self, condition: Callable[[], bool], stage: Stage, limit: float) -> None:
+        """Wait for *condition*, or raise the LifespanFailureError that comes first.
+
+        Args:
+          limit: in seconds.
+        """
+        with trio.move_on_after(limit) as scope:
+            while self._failure is None and not condition():
+                await self._changed.park()
+        if scope.cancelled_caught:
+            raise LifespanFailureError(stage, f"it takes longer than {limit:g} s")
+        if self._failure is not None:
+            raise self._failure
+
+    async def watch(self) -> None:
+        """Raise if the lifespan fails while the application is served."""
+        await self.wait(lambda: self._ending, "shutdown", math.inf)
+
+    async def end(self, limit: float) -> None:
+        """End the lifespan, also when we are being cancelled; at most for *limit* seconds."""
+        if self._failure is not None:
+            return  # watch() tells of it
+        self._ending = True
+        self._changed.unpark_all()
+        self._inbox.put({"type": "lifespan.shutdown"})
+        with trio.CancelScope(shield=True):
+            await self.wait(lambda: self._ended, "shutdown", limit)
+
+    async def _take(self, message: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        kind = message["type"]
+        if kind == "lifespan.startup.complete":
+            self.started = True
+        elif kind == "lifespan.shutdown.complete":
+            self._ended = True
+        elif kind in ("lifespan.startup.failed", "lifespan.shutdown.failed"):
+            stage: Stage = "startup" if "startup" in kind else "shutdown"
+            self._failure = LifespanFailureError(stage, message.get("message", ""))
+        else:
+            raise RuntimeError(f"{kind!r} has no place in a lifespan")
+        self._changed.unpark_all()
+
+    async def _log(self, failure: BaseException | None) -> None:
+        if self.started:
+            text = "the lifespan of the application has failed; it is served on without"
+            await self._config.log.error(text, exc_info=failure)
+        else:
+            text = "the application knows no lifespan (%r); it is served without"
+            await self._config.log.warning(text, failure)
