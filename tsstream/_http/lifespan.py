@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from tsstream._asgi import Receive, Scope, Send
+from tsstream._util import unwrapped
 
 from .cancellation import cancellation_within, error_within
 from .ending import logger
@@ -126,7 +127,7 @@ async def serve_lifespan(app: App[Any], scope: Scope, receive: Receive, send: Se
                 _log_shutdown(host)
     except Exception as error:
         logger.exception("the app's lifespan failed at its %s", stage)
-        await send({"type": f"lifespan.{stage}.failed", "message": str(error)})
+        await send({"type": f"lifespan.{stage}.failed", "message": str(unwrapped(error))})
     else:
         await send({"type": "lifespan.shutdown.complete"})
 

@@ -106,7 +106,7 @@ class HTTPExchange(HTTPStream):
                 and 0 < len(message.get("body", b"")) < SMALL
                 and not self.closed
             ):
-                if gatherer.put(message["body"]):
+                if gatherer.put(bytes(message["body"])):
                     await gatherer.pause()
             else:
                 await self._send_message(message)

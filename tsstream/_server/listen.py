@@ -79,6 +79,8 @@ async def _open_tcp(host: str, port: int, stack: ExitStack) -> list[socket.socke
 
 
 def _open_unix(path: str, config: Config, stack: ExitStack) -> socket.socket:
+    if not path:
+        raise ValueError(_advice("unix:"))  # Linux would choose an abstract name
     _remove_stale_socket(path)
     sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     sock.bind(path)

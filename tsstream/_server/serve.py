@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -109,8 +110,11 @@ async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
         farewell_spread=farewell_spread,
     )
     config = _config(config, bind, certfile, keyfile, graceful_timeout)
+    if not 0 <= config.graceful_timeout < math.inf:
+        raise ValueError("graceful_timeout must be a number of seconds, 0 or more")
     if farewell_spread > config.graceful_timeout:
         raise ValueError("farewell_spread must not be more than graceful_timeout")
+    _open_log(config)
     host = Host(farewell_spread=farewell_spread)
     wrapped = wrap_app(cast(Any, app), config.wsgi_max_body_size, "asgi")
     server = Server(wrapped, config, limits, WorkerContext(_max_requests(config)), host)
@@ -214,6 +218,15 @@ def _config(
         raise ValueError("serve() has no QUIC; leave quic_bind out, or run `hypercorn -k trio`")
     config.set_statsd_logger_class(StatsdLogger)
     return config
+
+
+def _open_log(config: Config) -> None:
+    """Open the files of the log now, which Hypercorn does when it has something to write."""
+    try:
+        _ = config.log
+    except OSError as error:
+        name = error.filename or "the log"
+        raise OSError(error.errno, f"cannot write {name}: {error.strerror or error}") from error
 
 
 def _max_requests(config: Config) -> int | None:
