@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import attrs
 import background
+import behind_proxy
 import embed_dispatcher
 import embed_nursery
 import embed_starlette
@@ -22,13 +25,17 @@ import hello
 import kinds_of_body
 import news_and_weather
 import pytest
+import raw_asgi
+import serving
 import ticks
 import trio
+import trustme
 import two_clocks
 from trio.testing import MockClock
 from trio_websocket import WebSocketRequest, serve_websocket
+from wire import RawConnection, open_raw
 
-from tsstream import App, FeedError, Request, Response, merge, websocket_feed
+from tsstream import App, FeedError, Request, Response, merge, serve, websocket_feed
 from tsstream._asgi import Receive, Scope, Send
 from tsstream._http.host import EXTENSION, Host
 from tsstream.testing import TruncatedBodyError, open_client
@@ -250,6 +257,93 @@ async def test_under_the_dispatcher() -> None:
 async def test_in_a_nursery(capsys: pytest.CaptureFixture[str]) -> None:
     await embed_nursery.main()
     assert re.fullmatch(r"serving at http://127\.0\.0\.1:\d+\n", capsys.readouterr().out)
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+async def test_serving_with_tls(nursery: trio.Nursery, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(key)
+    start = partial(
+        serving.serve_encrypted, bind=["127.0.0.1:0"], certfile=str(chain), keyfile=str(key)
+    )
+    [address] = await nursery.start(start)
+    assert address.startswith("https://")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with open_raw(port_of(address)) as raw:
+        tls = trio.SSLStream(raw.stream, context, server_hostname="127.0.0.1")
+        await tls.send_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        data = b""
+        while not data.endswith(b"Hello over https!\n"):
+            data += await tls.receive_some()
+    nursery.cancel_scope.cancel()
+
+
+async def test_serving_with_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+    async with trio.open_nursery() as nursery:
+        [address] = await nursery.start(partial(serving.serve_configured, bind=["127.0.0.1:0"]))
+        async with open_raw(port_of(address)) as raw:
+            await raw.request("GET", "/")
+            assert (await raw.read_head())[0] == 200
+            assert await raw.read_body() == b"Hello over http!\n"
+        nursery.cancel_scope.cancel()
+    assert '"GET / 1.1" 200 17' in capsys.readouterr().out
+
+
+async def test_serving_until_a_signal() -> None:
+    async with trio.open_nursery() as nursery:
+        [address] = await nursery.start(partial(serving.serve_until_signal, bind=["127.0.0.1:0"]))
+        async with open_raw(port_of(address)) as raw:
+            await raw.request("GET", "/")
+            assert (await raw.read_head())[0] == 200
+        signal.raise_signal(signal.SIGTERM)
+
+
+async def test_behind_a_proxy(nursery: trio.Nursery, tmp_path: Path) -> None:
+    path = tmp_path / "http.sock"
+    await nursery.start(partial(behind_proxy.serve_proxy, bind=[f"unix:{path}"]))
+    raw = RawConnection(await trio.open_unix_socket(path))
+    await raw.request("GET", "/", {"x-real-ip": "192.0.2.7", "x-forwarded-proto": "https"})
+    await raw.read_head()
+    assert await raw.read_body() == b"('192.0.2.7', 0) by https\n"
+    raw.close()
+    nursery.cancel_scope.cancel()
+
+
+async def test_raw_asgi_ends_its_stream_when_the_server_is_to_end() -> None:
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        start = partial(serve, raw_asgi.app, bind=["127.0.0.1:0"], shutdown_trigger=stop.wait)
+        [address] = await nursery.start(start)
+        async with open_raw(port_of(address)) as raw:
+            await raw.request("GET", "/")
+            await raw.read_head()
+            assert await raw.read_chunk() == b"tick\n"
+            stop.set()
+            assert await raw.read_body() == b"that is all\n"
+
+
+async def test_raw_asgi_elsewhere_ends_when_its_client_leaves(autojump_clock: MockClock) -> None:
+    ended: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await raw_asgi.app(scope, receive, send)
+        finally:
+            ended.append(scope["type"])
+
+    async with open_client(app) as client:
+        assert ended == ["lifespan"]  # it has none
+        async with client.stream("GET", "/") as response:
+            assert await response.body.receive() == b"tick\n"
+            assert await response.body.receive() == b"tick\n"
+        assert ended == ["lifespan", "http"]
 
 
 def test_readme_shows_the_tutorials_program() -> None:

@@ -82,7 +82,8 @@ async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
       stall_timeout: seconds; a client that accepts nothing of what it is sent for so long is
         dropped. One that reads slowly is not.
       header_timeout: seconds for the head of a request, from its first byte (408 after that).
-      body_timeout: seconds of silence within the body of a request that has no response yet (408).
+      body_timeout: seconds of silence within the body of a request that has no response yet
+        (408); the ``read_timeout`` of *config* is the same.
       pong_timeout: seconds for a WebSocket to answer a ping, if *config* has them sent
         (``websocket_ping_interval``).
       max_connections: open at the same time; further ones are answered 503 and closed.
@@ -103,7 +104,7 @@ async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
     limits = Limits(
         stall_timeout=stall_timeout,
         header_timeout=header_timeout,
-        body_timeout=body_timeout,
+        body_timeout=body_timeout if config is None else config.read_timeout or body_timeout,
         pong_timeout=pong_timeout,
         max_connections=max_connections,
         half_close=half_close,
