@@ -11,6 +11,8 @@ import attrs
 from tsstream._cli_app import Mistake
 from tsstream._server.config import Config, check_tls, load_config
 
+RELOAD_TIMEOUT = 0.5  # seconds: graceful_timeout under --reload, unless anybody has given one
+
 
 @attrs.frozen(kw_only=True)
 class Options:
@@ -52,6 +54,8 @@ def make_config(options: Options) -> Config:
         raise Mistake(f"cannot read {error.filename}: {error.strerror}") from error
     except ValueError as error:
         raise Mistake(error) from error
+    if options.reload and "graceful_timeout" not in vars(config):
+        config.graceful_timeout = max(RELOAD_TIMEOUT, options.limits.get("farewell_spread", 0.0))
     if options.access_log and config.accesslog is None:
         config.accesslog = "-"  # standard output
     if config.errorlog == "-":

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import Protocol, TypeAlias
 
-import attrs
 import trio
 
 from tsstream._asgi import ASGIApp
@@ -33,7 +32,6 @@ MISTAKE = 2  # the command cannot do what it was asked, as in argparse
 INTERRUPTED = 128 + signal.SIGINT  # Ctrl-C, before anything has started; as in shells
 BROKEN = 3  # of a worker only: a MISTAKE that the change of a file may undo
 
-RELOAD_TIMEOUT = 0.5  # seconds: graceful_timeout under --reload, unless it was given
 OVERTIME = 2.0  # seconds: what a worker gets to end after everything in it has timed out
 
 logger = logging.getLogger("tsstream")
@@ -88,8 +86,6 @@ def _run_reloading(options: Options) -> int:
         raise Mistake("--reload runs one worker of its own; leave --workers out")
     if find_spec("watchfiles") is None:
         raise Mistake("--reload needs watchfiles; install tsstream[reload]")
-    if options.graceful_timeout is None:
-        options = attrs.evolve(options, graceful_timeout=RELOAD_TIMEOUT)
     config = make_config(options)
     set_up_logging(config)
     master = partial(Reloader, directory=os.getcwd(), hopeless=[MISTAKE])

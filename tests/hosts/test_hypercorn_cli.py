@@ -300,7 +300,7 @@ async def test_a_neighbour_that_fails_takes_the_server_down_cleanly(
                     assert await raw.read_chunk() == b"first "
                     failing.set()
                     await trio.sleep_forever()
-    assert hosted.events == ["startup", "in", "out"]
+    assert hosted.events == ["startup", "in", "out", "shutdown"]
     assert "the neighbour" not in caplog.text
 
 

@@ -84,7 +84,7 @@ class Feeds:
 async def stall(raw: RawConnection, path: str = "/feed") -> None:
     """Ask for *path*, read its head, and no more; return when the server's send is stuck."""
     await get(raw, path)
-    await trio.testing.wait_all_tasks_blocked(0.02)
+    await trio.testing.wait_all_tasks_blocked(0.1)  # the kernels pass data on by themselves
 
 
 @pytest.mark.stock_host("there a send can be cancelled")

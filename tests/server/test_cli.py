@@ -139,6 +139,7 @@ def test_the_requests_that_a_configuration_allows_end_it_with_exit_code_0(direct
         address = read_address(process)
         for _ in range(2):  # Hypercorn counts to one more
             get(address)
+        assert "INFO tsstream.server: 2 requests" in read_log_until(process, "; the server ends")
         assert process.wait(TIMEOUT) == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from tsstream._cli import main
-from tsstream._cli_options import Options, make_config, worker_count
+from tsstream._cli_options import RELOAD_TIMEOUT, Options, make_config, worker_count
 from tsstream._server.config import Config, load_config
 
 
@@ -53,9 +53,9 @@ def test_what_is_for_hypercorns_command_only_is_let_pass(tmp_path: Path) -> None
         ("a.toml", "bindd = 1", "Hypercorn has no setting 'bindd'"),
         ("a.toml", "from_toml = 1", "Hypercorn has no setting 'from_toml'"),
         ("a.toml", "_bind = 1", "Hypercorn has no setting '_bind'"),
-        ("a.toml", "bind = 8000", "bind is a list, not 8000"),
-        ("a.toml", 'workers = "4"', "workers is a number, not '4'"),
-        ("a.toml", "backlog = true", "backlog is a number, not True"),
+        ("a.toml", "bind = 8000", "bind is a list of strings, not 8000"),
+        ("a.toml", 'workers = "4"', "workers is a whole number from 0 up, not '4'"),
+        ("a.toml", "backlog = true", "backlog is a whole number from 0 up, not True"),
         ("a.toml", "ciphers = 1", "ciphers is a string, not 1"),
         ("a.toml", 'debug = "yes"', "debug is true or false, not 'yes'"),
         ("a.toml", "bind =", "Invalid value (at end of document)"),
@@ -118,8 +118,8 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("missing", "one.key", "cannot read {tls}/missing: No such file or directory"),
         ("one.pem", "missing", "cannot read {tls}/missing: No such file or directory"),
         ("one.pem", "two.key", "the key in {tls}/two.key does not fit the certificate in {tls}/"),
-        ("text", "one.key", "TLS cannot be set up: "),
-        ("one.pem", "text", "TLS cannot be set up: "),
+        ("text", "one.key", "TLS cannot be set up with certfile = '{tls}/text': "),
+        ("one.pem", "text", "TLS cannot be set up with keyfile = '{tls}/text': "),
         (".", "one.key", "cannot read {tls}: Is a directory"),
         ("one.pem", None, "TLS needs both a certfile and a keyfile"),
         (None, "one.key", "TLS needs both a certfile and a keyfile"),
@@ -163,6 +163,25 @@ def test_how_many_workers_there_are(options: Options, configured: int, count: in
     config = Config()
     config.workers = configured
     assert worker_count(options, config) == count
+
+
+@pytest.mark.parametrize(
+    ("options", "timeout"),
+    [
+        (Options(app="m", reload=True), RELOAD_TIMEOUT),
+        (Options(app="m", reload=True, limits={"farewell_spread": 2.0}), 2.0),
+        (Options(app="m", reload=True, graceful_timeout=0.1), 0.1),
+        (Options(app="m", reload=True, config_file="a.toml"), 3.0),
+        (Options(app="m", reload=True, config_file="a.toml", graceful_timeout=0.1), 0.1),
+        (Options(app="m"), Config.graceful_timeout),
+    ],
+)
+def test_reload_shortens_a_graceful_timeout_that_nobody_has_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: Options, timeout: float
+) -> None:
+    (tmp_path / "a.toml").write_text("graceful_timeout = 3\n")
+    monkeypatch.chdir(tmp_path)
+    assert make_config(options).graceful_timeout == timeout
 
 
 def test_reload_and_workers_contradict_each_other(capsys: pytest.CaptureFixture[str]) -> None:

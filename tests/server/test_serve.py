@@ -21,7 +21,7 @@ from leaks import assert_no_leaks
 from wire import RawConnection, Truncated, open_raw
 
 from tsstream._asgi import Receive, Send
-from tsstream._server.listen import STALL_LIMIT, listen
+from tsstream._server.listen import listen
 from tsstream._server.serve import serve
 
 LOCAL = "127.0.0.1:0"
@@ -197,17 +197,6 @@ async def test_the_umask_of_the_config_holds_for_the_socket_file(tmp_path: Path)
     with ExitStack() as stack:
         await listen([f"unix:{path}"], config, stack)
         assert path.stat().st_mode & 0o777 == 0o700
-
-
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux")
-async def test_connections_inherit_the_stall_limit() -> None:
-    # HOST fault 5: the cure for servers whose sends cannot be cancelled.
-    with ExitStack() as stack:
-        (listener,) = await listen([LOCAL], Config(), stack)
-        stack.enter_context(socket.create_connection(listener.getsockname()))
-        accepted = stack.enter_context(listener.accept()[0])
-        limit = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-    assert limit == STALL_LIMIT * 1000
 
 
 async def test_cancelling_ends_every_request_and_leaves_nothing() -> None:

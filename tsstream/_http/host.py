@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Self
 
 import attrs
 import trio
@@ -31,6 +32,10 @@ class Host:
     farewell_spread: float = 0.0
     endings: Counter[str] = attrs.field(factory=Counter, init=False)
 
+    def __deepcopy__(self, memo: object) -> Self:
+        """Give itself: a middleware that copies the scope (Hypercorn's does) speaks of us."""
+        return self
+
 
 @attrs.define(eq=False)
 class Client:
@@ -44,6 +49,10 @@ class Client:
     """
 
     on_leave: Callable[[], None] | None = None
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Give itself: a copy would never hear of the client."""
+        return self
 
     def leave(self) -> None:
         """Say that the client has gone."""

@@ -1,13 +1,18 @@
-"""Which HTTP/1 requests are refused, and with what status."""
+"""HTTP/1 besides h11: where a connection stands, and which requests are refused."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from enum import Enum, auto
 from typing import Protocol
 
 # A host name, IPv4 or [IPv6] address, with a port or not (RFC 3986, 3.2.2); or empty.
 HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
+
+ABSOLUTE = re.compile(
+    rb"https?://(?P<authority>[^/?#]+)(?P<path>/[^?#]*)?(?P<query>\?[^#]*)?", re.IGNORECASE
+)
 
 
 class Head(Protocol):
@@ -21,6 +26,17 @@ class Head(Protocol):
     def http_version(self) -> bytes: ...
     @property
     def headers(self) -> Iterable[tuple[bytes, bytes]]: ...
+
+
+class Phase(Enum):
+    """What the reader of the connection waits for."""
+
+    FIRST_BYTE = auto()  # of a request: the connection is idle
+    HEAD = auto()
+    BODY = auto()
+    RESPONSE = auto()  # the request is all there
+    REST = auto()  # of a body that nobody wants, as the response is complete
+    OVER = auto()
 
 
 class Refusal(Exception):
@@ -51,7 +67,7 @@ def check_request(head: Head, max_headers: int, max_size: int) -> None:
         raise Refusal(505, "an HTTP version that is not spoken here")
     if head.method == b"CONNECT":
         raise Refusal(501, "CONNECT is for proxies")
-    if not (head.target[:1] == b"/" or head.target == b"*" or b"://" in head.target):
+    if not (head.target[:1] == b"/" or head.target == b"*" or ABSOLUTE.fullmatch(head.target)):
         raise Refusal(400, "the request's target is not a path")
     if b"transfer-encoding" in names and (
         b"content-length" in names or head.http_version == b"1.0"
@@ -71,6 +87,14 @@ def is_websocket(head: Head) -> bool:
         and b"websocket" in _tokens(head, b"upgrade")
         and b"upgrade" in _tokens(head, b"connection")
     )
+
+
+def split_target(target: bytes) -> tuple[bytes, bytes | None]:
+    """Give the path with the query, and the authority if the target names it (RFC 9112, 3.2.2)."""
+    found = ABSOLUTE.fullmatch(target)
+    if found is None:
+        return target, None
+    return (found["path"] or b"/") + (found["query"] or b""), found["authority"]
 
 
 def content_length(head: Head) -> int | None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from hypercorn.config import Config
 
-__all__ = ["Config", "check_tls", "load_config"]
+from tsstream._server.settings import WrongSettingError, checked
 
-# What no instance of Config has from the start, or what looks like a method.
-UNUSUAL_SETTINGS = {"application_path", "cert_reqs", "logger_class"}
-KINDS = ((bool, "true or false"), (int | float, "a number"), (str, "a string"), (list, "a list"))
+__all__ = ["Config", "check_tls", "keep_loggers", "load_config"]
 
 
 def load_config(path: str) -> Config:
@@ -25,48 +25,72 @@ def load_config(path: str) -> Config:
 
     Raises:
       OSError: it cannot be read.
-      ValueError: it is not such a file, or has a setting that Hypercorn does not know.
+      ValueError: it is not such a file, or has a setting that Hypercorn does not know, or one of a
+        wrong kind.
     """
     try:
         if path.startswith("python:"):
-            return _run_python(path, Config.from_object, path.removeprefix("python:"))
+            return _run_python(_PythonConfig.from_object, path.removeprefix("python:"))
         if path.startswith("file:") or path.endswith(".py"):
-            return _run_python(path, Config.from_pyfile, path.removeprefix("file:"))
-        with open(path, "rb") as file:
-            settings = json.load(file) if path.endswith(".json") else tomllib.load(file)
-        return Config.from_mapping(_checked(settings))
+            return _run_python(_PythonConfig.from_pyfile, path.removeprefix("file:"))
+        settings = _read_table(path, json.load if path.endswith(".json") else tomllib.load)
+        return Config.from_mapping(checked(settings))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _run_python(path: str, load: Any, source: str) -> Config:
+class _PythonConfig(Config):
+    """Made of the names of a module, of which some are settings."""
+
+    @classmethod
+    def from_mapping(
+        cls: type[Config], mapping: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> Config:
+        return Config.from_mapping(checked({**(mapping or {}), **kwargs}, others=True))
+
+
+def _run_python(load: Callable[[str], Config], source: str) -> Config:
     try:
-        config: Config = load(source)
-    except OSError:
+        return load(source)
+    except (OSError, WrongSettingError):
         raise
     except Exception as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    return config
 
 
-def _checked(settings: object) -> Mapping[str, Any]:
-    """Refuse what Hypercorn would accept without a word, and then ignore or stumble over."""
-    if not isinstance(settings, dict):
+def _read_table(path: str, load: Callable[[Any], object]) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        table = load(file)
+    if not isinstance(table, dict):
         raise ValueError("not a table of settings")
-    defaults = Config()
-    for name, value in settings.items():
-        default = getattr(defaults, name, None)
-        known = hasattr(Config, name) and not name.startswith("_") and not callable(default)
-        if not known and name not in UNUSUAL_SETTINGS:
-            raise ValueError(f"Hypercorn has no setting {name!r}")
-        if name.endswith("bind") and isinstance(value, str):
-            continue
-        for kind, description in KINDS:
-            if isinstance(default, kind):
-                if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                    raise ValueError(f"{name} is {description}, not {value!r}")
-                break
-    return settings
+    return table
+
+
+def keep_loggers(config: Config) -> None:
+    """Have the ``logconfig`` of *config* disable no logger, unless it says so itself.
+
+    By default ``logging.config.dictConfig()`` disables all that exist, and those of the application
+    and of the server exist by then: no error would ever be seen again.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it is not such a file.
+    """
+    kind, _, path = (config.logconfig or "").partition(":")
+    load = {"json": json.load, "toml": tomllib.load}.get(kind)
+    try:
+        if load is not None:
+            config.logconfig_dict = _read_table(path, load)
+            config.logconfig = None
+        elif config.logconfig is not None:
+            open(config.logconfig, "rb").close()  # logging would say KeyError: 'formatters'
+    except OSError as error:
+        message = f"cannot read {error.filename}: {error.strerror}"
+        raise OSError(error.errno, message) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if config.logconfig_dict is not None:
+        config.logconfig_dict = {"disable_existing_loggers": False, **config.logconfig_dict}
 
 
 def check_tls(config: Config) -> None:
@@ -83,12 +107,32 @@ def check_tls(config: Config) -> None:
         raise ValueError("TLS needs both a certfile and a keyfile")
     for path in (config.certfile, config.keyfile, config.ca_certs):
         if path is not None:
-            open(path, "rb").close()  # the error of the ssl module has no file name
+            # The error of the ssl module has no file name. A number would be a file descriptor.
+            open(os.fspath(path), "rb").close()
     try:
         config.create_ssl_context()
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            message = f"the key in {config.keyfile} does not fit the certificate"
-        else:
-            message = f"TLS cannot be set up: {error.reason or error}"
-        raise ValueError(f"{message} in {config.certfile}") from error
+        raise ValueError(_tls_mistake(config) or f"TLS cannot be set up: {error}") from error
+
+
+def _tls_mistake(config: Config) -> str | None:
+    """Find the setting because of which there is no TLS, by trying one after the other."""
+    certfile, keyfile = str(config.certfile), config.keyfile
+    # Not None as a password: OpenSSL would ask for it on the terminal, again.
+    password = config.keyfile_password or ""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    steps: dict[str, Callable[[], object]] = {
+        "ciphers": partial(context.set_ciphers, config.ciphers),
+        "certfile": partial(context.load_verify_locations, certfile),
+        "keyfile": partial(context.load_cert_chain, certfile, keyfile, password),
+        "ca_certs": partial(context.load_verify_locations, config.ca_certs or certfile),
+    }
+    for name, step in steps.items():
+        try:
+            step()
+        except ssl.SSLError as error:
+            reason = getattr(error, "reason", None) or error  # not every SSLError has one
+            if reason == "KEY_VALUES_MISMATCH":
+                return f"the key in {keyfile} does not fit the certificate in {certfile}"
+            return f"TLS cannot be set up with {name} = {getattr(config, name)!r}: {reason}"
+    return None

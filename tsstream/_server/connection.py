@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,7 +27,8 @@ logger = logging.getLogger("tsstream.server")
 RECEIVE_SIZE = 64 * 1024  # bytes
 LINGER = 30.0  # seconds: for a client to take our last words while it still sends (nginx: 30 s)
 LINGER_SILENCE = 2.0  # seconds without a byte of it, and we close
-LOST = (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
+LINGER_AT_SHUTDOWN = 0.2  # seconds: then nobody is to wait for a client that has been answered
+LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -76,6 +77,8 @@ class Connection:
         self._reading = trio.CancelScope()
         self._stopped = False
         self._linger = True
+        self._patience = LINGER_SILENCE
+        self._waiting = trio.CancelScope()
         self._failed = False
 
     @property
@@ -98,6 +101,7 @@ class Connection:
                         await self._serve()
             finally:
                 self.hang_up()
+                self._driver = self._output = None  # they know us: nothing for the GC
         except (Exception, BaseExceptionGroup) as error:
             cancelled, errors = split_cancelled(error)
             if errors is not None:
@@ -145,7 +149,7 @@ class Connection:
             if self._output is not None:
                 self._output.close()
             if self._driver is not None:
-                self._driver.disconnect()
+                self._isolated(self._driver.disconnect)
 
     def abort(self) -> None:
         """Reset the connection: what the client has got is not complete."""
@@ -157,12 +161,23 @@ class Connection:
         if self._driver is None:
             self.hang_up()  # it has not said a word yet
         elif not self._stopped:
-            self._driver.begin_closing()
+            self._isolated(self._driver.begin_closing)
+        self._patience = LINGER_AT_SHUTDOWN
+        self._waiting.deadline = min(self._waiting.deadline, trio.current_time() + self._patience)
 
     def abandon(self) -> None:
         """The time for a graceful end is over."""
         if self._driver is not None and not self.gone:
-            self._driver.abandon()
+            self._isolated(self._driver.abandon)
+
+    def _isolated(self, fn: Callable[[], None]) -> None:
+        """Call *fn* for somebody else's task, which is not to suffer from what is wrong here."""
+        try:
+            fn()
+        except ClientGone:
+            self.hang_up()
+        except Exception as error:
+            self.log_failure("failed", error)
 
     def log_failure(self, text: str, error: BaseException | None = None) -> None:
         """Write the one record that a failed connection gets.
@@ -218,15 +233,21 @@ class Connection:
     async def _close_gracefully(self) -> None:
         with trio.move_on_after(LINGER), suppress(ClientGone, *LOST):
             await self.output.wait_sent()
-            if self._tls is not None:
-                await self._tls.aclose()  # which leaves our transport open
-            elif self._linger:
+            if self._tls is None:
                 await self._transport.send_eof()
-            while self._linger:
-                with trio.fail_after(LINGER_SILENCE):
-                    if not await self._transport.receive_some(RECEIVE_SIZE):
-                        break
+            else:
+                await self._tls.aclose()  # which does the same with our transport
+            # What is waiting unread already would make a reset of our closing, too.
+            while (self._linger or self._transport.unread) and await self._drop_some():
+                pass
         self.hang_up()
+
+    async def _drop_some(self) -> bool:
+        """Drop what the client still sends; say whether there may be more."""
+        deadline = trio.current_time() + self._patience
+        with trio.CancelScope(deadline=deadline) as self._waiting:
+            return bool(await self._transport.receive_some(RECEIVE_SIZE))
+        return False
 
     def _on_broken(self, error: Exception) -> None:
         if isinstance(error, Stalled):

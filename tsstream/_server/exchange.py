@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from time import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -67,6 +66,7 @@ class HTTPExchange(HTTPStream):
         self.ending = False  # its last message is on its way
         self._client = Client()
         self._gatherer: Gatherer | None = None  # of a stream that has started
+        self._head_gone = False  # of a response without a body
         self._connection = connection
         self._on_cut = on_cut
 
@@ -86,6 +86,7 @@ class HTTPExchange(HTTPStream):
         self.inbox.disconnect(DISCONNECT)
         if self._gatherer is not None:
             self._gatherer.close()
+            self._gatherer = None
         if self.state is not ASGIHTTPState.CLOSED:
             self._client.leave()
 
@@ -104,6 +105,7 @@ class HTTPExchange(HTTPStream):
                 and message["type"] == "http.response.body"
                 and message.get("more_body", False)
                 and 0 < len(message.get("body", b"")) < SMALL
+                and not self.ending
                 and not self.closed
             ):
                 if gatherer.put(bytes(message["body"])):
@@ -123,22 +125,42 @@ class HTTPExchange(HTTPStream):
         if self._gatherer is not None:
             await self._gatherer.flush()
         if message is None or message["type"] != "http.response.body":
-            await super().app_send(message)
+            await super().app_send(self._without_trailers(message))
         elif self.state is not ASGIHTTPState.RESPONSE or not message.get("more_body", False):
             self.ending = self.state is ASGIHTTPState.RESPONSE
             await super().app_send(message)
-        elif not suppress_body(self.scope["method"], int(self.response["status"])):
-            # An empty one too, as it sends the head of a response on its way.
-            await self._send_piece(bytes(message.get("body", b"")))
+        else:
+            await self._send_chunk(bytes(message.get("body", b"")))
+
+    def _without_trailers(self, message: Any) -> Any:
+        """Leave out the announcement of trailers where there are none; Hypercorn waits for them."""
+        announced = message is not None and message.get("trailers", False)
+        if announced and "http.response.trailers" not in self.scope["extensions"]:
+            return {**message, "trailers": False}
+        return message
+
+    async def _send_chunk(self, chunk: bytes) -> None:
+        bodiless = suppress_body(self.scope["method"], int(self.response["status"]))
+        if not bodiless:
+            await self._send_piece(chunk)  # an empty one too, as it takes along the head
             if self._gatherer is None:
                 self._gatherer = Gatherer(self._connection.nursery, self._send_piece)
+        elif not self._head_gone:
+            await self._send_piece(b"")
+            self._head_gone = True
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def _log_if_cut(self) -> None:
         begun = self.state in (ASGIHTTPState.RESPONSE, ASGIHTTPState.TRAILERS)
+        if begun and not self.closed and not self.failed:
+            await self.config.log.error("the application returned before its response had ended")
         if begun or (self.closed and self.state is ASGIHTTPState.REQUEST):
             await self.config.log.access(self.scope, cast(Any, None), time() - self.start_time)
 
     async def _send_piece(self, data: bytes) -> None:
+        if self.ending or self.closed:
+            raise ClientGone("the response has ended")
         await self.send(Body(stream_id=self.stream_id, data=data))
 
 
@@ -164,14 +186,24 @@ async def call_app(
                 await config.log.error("Error in ASGI Framework", exc_info=failure)
         if others is not None:
             raise others
-        with suppress(ClientGone):
-            await exchange.app_send(None)
+        await _end_call(exchange, config)
     except BaseException:
         exchange.cancelled()
         raise
     finally:
         exchange.running = False
         exchange.task_group = cast(Any, None)  # it was the exchange itself: nothing for the GC
+
+
+async def _end_call(exchange: HTTPExchange | WebSocketExchange, config: Config) -> None:
+    """Say that the application has returned; what it sent last may turn out to be wrong now."""
+    try:
+        await exchange.app_send(None)
+    except ClientGone:
+        pass
+    except Exception:
+        await config.log.exception("Error in ASGI Framework")
+        exchange.cancelled()
 
 
 def _needs_no_record(error: BaseException) -> bool:

@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from tsstream._server.errors import ClientGone
-
 SMALL = 4 * 1024  # bytes: of a larger chunk its own system call costs less than it does
 FULL = 64 * 1024  # bytes: what one write carries, in HTTP/2 as four frames
 PUTS_PER_CHECKPOINT = 8  # a put that does not wait is a schedule point every so many times
@@ -34,6 +32,7 @@ class Gatherer:
         self._size = 0  # bytes
         self._puts = 0  # since other tasks could run
         self._started = self._awake = self._closed = False
+        self._failure: Exception | None = None
         self._woken = trio.lowlevel.ParkingLot()
         self._sending = trio.Lock()
 
@@ -45,6 +44,8 @@ class Gatherer:
         self._chunks.append(chunk)
         self._size += len(chunk)
         self._puts += 1
+        if self._failure is not None:
+            return True
         if self._awake:
             return self._puts >= PUTS_PER_CHECKPOINT or self._size >= FULL
         if self._puts > 1:
@@ -56,9 +57,9 @@ class Gatherer:
         """Send what is to be sent now, and let other tasks run; wait if the client is behind.
 
         Raises:
-          ClientGone: the client has gone.
+          Exception: what sending has raised, now or before: ClientGone, if the client has gone.
         """
-        if self._puts == 1 or self._size >= FULL:
+        if self._puts == 1 or self._size >= FULL or self._failure is not None:
             await self.flush()
         else:
             await trio.lowlevel.checkpoint()
@@ -68,10 +69,13 @@ class Gatherer:
         """Send what was gathered, and wait for what is being sent.
 
         Raises:
-          ClientGone: the client has gone.
+          Exception: as :meth:`pause` does.
         """
         async with self._sending:
-            if self._chunks:
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise failure
+            if self._chunks and not self._closed:
                 piece = b"".join(self._chunks)
                 self._chunks.clear()
                 self._size = 0
@@ -93,14 +97,18 @@ class Gatherer:
     async def _run(self) -> None:
         try:
             while not self._closed:
-                # Who has more to send shall have it sent in the same piece.
-                seen, until = 0, trio.current_time() + GATHERING
-                while seen < self._size and trio.current_time() < until:
-                    seen = self._size
-                    await trio.lowlevel.checkpoint()
-                await self.flush()
-                self._awake, self._puts = False, 0
-                if not self._closed:
+                if self._chunks:
+                    await self._wait_for_more()
+                    await self.flush()
+                else:
+                    self._awake, self._puts = False, 0
                     await self._woken.park()
-        except ClientGone:
-            self._closed = True
+        except Exception as error:
+            self._failure = error  # it is for the task of the application
+
+    async def _wait_for_more(self) -> None:
+        """Let who has more to send put it, so that it is sent in the same piece."""
+        seen, until = 0, trio.current_time() + GATHERING
+        while seen < self._size and trio.current_time() < until:
+            seen = self._size
+            await trio.lowlevel.checkpoint()

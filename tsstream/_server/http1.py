@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from enum import Enum, auto
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import h11
@@ -21,8 +21,17 @@ from hypercorn.protocol.events import (
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import valid_server_name
 
-from tsstream._sansio.http1 import Refusal, check_request, content_length, is_websocket
+from tsstream._sansio.http1 import (
+    Phase,
+    Refusal,
+    check_request,
+    content_length,
+    is_websocket,
+    split_target,
+)
+from tsstream._server.errors import ClientGone
 from tsstream._server.exchange import HTTPExchange
+from tsstream._server.http1_response import ResponseWriter
 from tsstream._server.inbox import Inbox
 from tsstream._server.websocket import WebSocketExchange
 
@@ -30,21 +39,11 @@ if TYPE_CHECKING:
     from tsstream._server.connection import Connection
 
 STREAM_ID = 1  # Hypercorn's events have one
-CHUNKED = b"\r\nTransfer-Encoding: chunked\r\n"  # as h11 writes it
 UNREAD = 1024 * 1024  # bytes: of a body that nobody wants, dropped to keep the connection (RQ-25)
 DROP_TIMEOUT = 1.0  # seconds: for the same
+EMPTY_LINES = 4  # bytes: before a request
+EVENTS_PER_CHECKPOINT = 64
 COMPLETE: Final = {"type": "http.request", "body": b"", "more_body": False}
-
-
-class Phase(Enum):
-    """What the reader of the connection waits for."""
-
-    FIRST_BYTE = auto()  # of a request: the connection is idle
-    HEAD = auto()
-    BODY = auto()
-    RESPONSE = auto()  # the request is all there
-    REST = auto()  # of a body that nobody wants, as the response is complete
-    OVER = auto()
 
 
 class HTTP1:
@@ -58,24 +57,20 @@ class HTTP1:
         self._connection = connection
         self._config = connection.config
         self._limits = connection.limits
-        self._h11 = h11.Connection(
-            h11.SERVER, max_incomplete_event_size=self._config.h11_max_incomplete_size
-        )
+        self._h11 = self._make_h11()
         self._exchange: HTTPExchange | WebSocketExchange | None = None
-        self._phase = Phase.FIRST_BYTE
+        self._phase = Phase.HEAD
         self._arrived = False  # anything of the next request
         self._closing = False
         self._requests = 0
-        self._head = b""  # of the response, kept until its first bytes
-        self._kept: list[bytes] = []  # of the response, as the end is next
-        self._chunked = False
-        self._responding = False  # its head has been made
+        self._response = self._make_response()
         self._unread = 0  # bytes of the body that are still to come, if the client has said so
+        self._events = 0  # parts of bodies, ever
         self._dropped = 0  # bytes of it that nobody wanted
         self._turned = trio.lowlevel.ParkingLot()
         self._send_event: dict[type[Event], Callable[[Any], Awaitable[None]]] = {
             Body: self._send_body,
-            Response: self._send_response,
+            Response: self._send_head,
             InformationalResponse: self._send_nothing,  # HTTP/1 clients are known to choke on it
             EndBody: self._send_end,
             Data: self._send_data,
@@ -87,8 +82,7 @@ class HTTP1:
     async def run(self, data: bytes) -> None:
         """Read until the connection is over."""
         if data:
-            self._arrived = True
-            self._h11.receive_data(data)
+            self._receive(data)
         try:
             while self._phase is not Phase.OVER:
                 if self._h11.their_state is h11.MUST_CLOSE:
@@ -131,8 +125,10 @@ class HTTP1:
         """Answer 503 if there is no answer yet, and cut what is under way."""
         if self._exchange is None:
             return
-        if not self._responding and self._h11.our_state is h11.SEND_RESPONSE:
-            self._connection.output.write_soon(self._error_response(503))
+        if isinstance(self._exchange, WebSocketExchange):
+            self._connection.output.write_soon(self._exchange.last_words())
+        elif self._unanswered:
+            self._response.refuse(503)
             exchange, self._exchange = self._exchange, None
             exchange.disconnect()  # it is not to reset the connection when it is cancelled
         elif self._undelimited:
@@ -157,41 +153,37 @@ class HTTP1:
 
     async def _read(self) -> None:
         if self._phase is Phase.BODY:
-            wanted = None if self._responding else self._limits.body_timeout
-            self._connection.set_deadline(wanted)
+            held_back = self._h11.they_are_waiting_for_100_continue
+            self._connection.set_deadline(
+                None if self._response.begun or held_back else self._limits.body_timeout
+            )
         elif self._phase is Phase.FIRST_BYTE and self._arrived:
             self._phase = Phase.HEAD
             self._connection.set_deadline(self._limits.header_timeout)
         data = await self._connection.read()
         if data:
-            self._arrived = True
-            self._h11.receive_data(data)
+            self._receive(data)
         elif self._limits.half_close and self._phase is Phase.RESPONSE:
             self._closing = True
             await self._wait_turn()
         else:
             self._connection.hang_up()
 
+    def _receive(self, data: bytes) -> None:
+        if not self._arrived and data[:1] in (b"\r", b"\n"):
+            # An empty line or two is what some clients end a body with (RFC 9112, 2.2).
+            data = data[:EMPTY_LINES].lstrip(b"\r\n") + data[EMPTY_LINES:]
+        if data:
+            self._arrived = True
+            self._h11.receive_data(data)
+
     async def _begin(self, event: h11.Request) -> None:
         check_request(event, self._limits.max_headers, self._config.h11_max_incomplete_size)
         self._requests += 1
-        self._head, self._kept = b"", []
         self._unread = content_length(event) or 0
         self._dropped = 0
         self._phase = Phase.BODY
-        target = event.target
-        if target[:1] != b"/" and b"://" in target:  # absolute-form (RFC 9112, 3.2.2)
-            target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
-        request = Request(
-            stream_id=STREAM_ID,
-            headers=list(event.headers.raw_items())
-            if self._config.h11_pass_raw_headers
-            else list(event.headers),
-            http_version=event.http_version.decode(),
-            method=event.method.decode().upper(),
-            raw_path=target,
-            state=ConnectionState(self._connection.server.state),
-        )
+        request = self._make_request(event)
         if not valid_server_name(self._config, request):
             raise Refusal(404, "not a name of this server")
         if is_websocket(event):
@@ -207,6 +199,22 @@ class HTTP1:
             await self._exchange.handle(request)
         await self._connection.server.context.mark_request()
 
+    def _make_request(self, event: h11.Request) -> Request:
+        raw = self._config.h11_pass_raw_headers
+        headers = list(event.headers.raw_items() if raw else event.headers)
+        target, authority = split_target(event.target)
+        if authority is not None:
+            headers = [field for field in headers if field[0].lower() != b"host"]
+            headers.append((b"host", authority))
+        return Request(
+            stream_id=STREAM_ID,
+            headers=headers,
+            http_version=event.http_version.decode(),
+            method=event.method.decode().upper(),
+            raw_path=target,
+            state=ConnectionState(self._connection.server.state),
+        )
+
     async def _take_data(self, data: bytes) -> None:
         self._unread -= len(data)
         if self._phase is Phase.REST:
@@ -214,6 +222,9 @@ class HTTP1:
             if self._dropped > UNREAD:
                 self._stop(linger=True)
             return
+        self._events += 1
+        if self._events % EVENTS_PER_CHECKPOINT == 0:
+            await trio.lowlevel.checkpoint()  # a packet may hold thousands of chunks
         inbox = self._inbox
         inbox.put({"type": "http.request", "body": bytes(data), "more_body": True}, len(data))
         if inbox.full:
@@ -252,67 +263,53 @@ class HTTP1:
 
     def _invite_body(self) -> None:
         """Send 100 Continue, as the application wants the body that the client holds back."""
-        if self._h11.they_are_waiting_for_100_continue and not self._responding:
+        if self._h11.they_are_waiting_for_100_continue and not self._response.begun:
             event = h11.InformationalResponse(status_code=100, headers=[])
-            self._connection.output.write_soon(self._h11.send(event) or b"")
+            with suppress(ClientGone):
+                self._connection.output.write_soon(self._h11.send(event) or b"")
+            self._connection.set_deadline(self._limits.body_timeout)
 
     # What the application sends.
 
     async def _send(self, event: Event) -> None:
         await self._send_event[type(event)](event)
 
-    async def _send_response(self, event: Response) -> None:
-        headers = [*event.headers, *self._config.response_headers("h11")]
-        if event.status_code == 101:
-            head = h11.InformationalResponse(status_code=101, headers=headers)
-            await self._write(self._h11.send(head))
+    async def _send_head(self, event: Response) -> None:
+        if event.status_code == 101 and isinstance(self._exchange, WebSocketExchange):
+            await self._response.switch_protocols(event.headers)
             return
-        if self._must_close:
-            headers.append((b"connection", b"close"))
-        # Made before h11 is told: an invalid head is the application's error, and can be answered.
-        response = h11.Response(status_code=event.status_code, headers=headers)
-        self._head = self._h11.send(response) or b""
-        self._chunked = CHUNKED in self._head
-        self._responding = True
+        self._response.begin(event.status_code, event.headers, close=self._must_close)
         if self._phase is Phase.BODY:
             self._connection.set_deadline(None)
 
     async def _send_body(self, event: Body) -> None:
-        data = event.data
-        if not self._chunked:  # h11 counts what it was told, or drops what has no place
-            pieces = [self._head, self._h11.send(h11.Data(data=data)) or b""]
-        elif data:
-            # RFC 9112, 7.1. h11 does no more for it, but copies the data.
-            pieces = [self._head, b"%x\r\n" % len(data), data, b"\r\n"]
-        else:
-            pieces = [self._head]
-        self._head = b""
-        if isinstance(self._exchange, HTTPExchange) and self._exchange.ending:
-            self._kept = pieces  # the end is next, and goes with it
-        else:
-            await self._connection.output.write(*pieces)
+        exchange = self._exchange
+        last = isinstance(exchange, HTTPExchange) and exchange.ending
+        await self._response.write(event.data, last=last)
 
     async def _send_end(self, event: EndBody) -> None:
-        pieces = [*self._kept, self._head, self._h11.send(h11.EndOfMessage()) or b""]
-        self._kept, self._head = [], b""
-        await self._connection.output.write(*pieces)
+        await self._response.end()
 
     async def _send_data(self, event: Data) -> None:
-        await self._write(event.data)
+        await self._connection.output.write(event.data)
 
     async def _send_nothing(self, event: Event) -> None:
         await trio.lowlevel.checkpoint()
 
     async def _end_exchange(self, event: StreamClosed) -> None:
         exchange, self._exchange = self._exchange, None
-        assert exchange is not None
+        if exchange is None:
+            return  # its request was refused, while its last bytes were on their way
         exchange.disconnect()
         if isinstance(exchange, WebSocketExchange):
             self._stop(linger=True)
         elif self._h11.our_state is h11.DONE:
             self._recycle()
         elif self._h11.our_state is h11.MUST_CLOSE:
-            self._stop(linger=self._h11.their_state is not h11.DONE)
+            self._stop(linger=self._h11.their_state not in (h11.DONE, h11.MUST_CLOSE))
+        elif not self._response.sent:
+            self._response.replace(500)
+            self._stop(linger=True)
         elif self._undelimited:
             self._connection.abort()  # a FIN would be a clean end (HOST fault 12)
         else:
@@ -323,10 +320,16 @@ class HTTP1:
         if self._closing:
             self._stop(linger=self._h11.their_state is not h11.DONE)
         elif self._h11.their_state is h11.DONE:
-            self._h11.start_next_cycle()
             self._phase = Phase.FIRST_BYTE
-            self._arrived = bool(self._h11.trailing_data[0])
-            self._responding = False
+            self._arrived = False
+            rest = self._h11.trailing_data[0]
+            if rest[:1] in (b"\r", b"\n"):
+                self._h11 = self._make_h11()
+                self._receive(bytes(rest))
+            else:
+                self._h11.start_next_cycle()
+                self._arrived = bool(rest)
+            self._response = self._make_response()
             self._connection.set_deadline(self._config.keep_alive_timeout)
         elif self._h11.their_state is h11.SEND_BODY:
             self._phase = Phase.REST
@@ -335,11 +338,24 @@ class HTTP1:
             self._stop(linger=True)
         self._turned.unpark_all()
 
+    def _make_h11(self) -> h11.Connection:
+        return h11.Connection(
+            h11.SERVER, max_incomplete_event_size=self._config.h11_max_incomplete_size
+        )
+
+    def _make_response(self) -> ResponseWriter:
+        return ResponseWriter(self._h11, self._connection.output, self._config)
+
+    @property
+    def _unanswered(self) -> bool:
+        """A response in the application's place can be sent."""
+        return not self._response.begun and self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+
     @property
     def _must_close(self) -> bool:
         return (
             self._closing
-            or self._requests > self._config.keep_alive_max_requests
+            or self._requests >= self._config.keep_alive_max_requests
             or self._unread > UNREAD
             or self._h11.they_are_waiting_for_100_continue
         )
@@ -347,15 +363,12 @@ class HTTP1:
     @property
     def _undelimited(self) -> bool:
         """The response under way has no end but the connection's: HTTP/1.0."""
-        return self._h11.their_http_version == b"1.0" and self._responding
+        return self._h11.their_http_version == b"1.0" and self._response.begun
 
     @property
     def _inbox(self) -> Inbox:
         assert self._exchange is not None
         return self._exchange.inbox
-
-    async def _write(self, data: bytes | None) -> None:
-        await self._connection.output.write(data or b"")
 
     # The end of the connection.
 
@@ -363,25 +376,15 @@ class HTTP1:
         """Tell the client what is wrong with its request, if it still waits for a response."""
         connection = self._connection
         connection.log_failure(f"{refusal.status_code}: {refusal}")
-        unanswered = not self._responding and self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        unanswered = self._unanswered
         if unanswered:
-            connection.output.write_soon(self._error_response(refusal.status_code))
-            self._responding = True
+            self._response.refuse(refusal.status_code)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.disconnect()
             if not unanswered and self._undelimited:
                 connection.abort()
         self._stop(linger=True)
-
-    def _error_response(self, status_code: int) -> bytes:
-        headers = [
-            (b"content-length", b"0"),
-            (b"connection", b"close"),
-            *self._config.response_headers("h11"),
-        ]
-        response = h11.Response(status_code=status_code, headers=headers)
-        return (self._h11.send(response) or b"") + (self._h11.send(h11.EndOfMessage()) or b"")
 
     def _stop(self, *, linger: bool) -> None:
         self._phase = Phase.OVER

@@ -9,6 +9,7 @@ from typing import Any
 import trio
 
 ROOM = 64 * 1024  # bytes: what is read ahead of the application before the client has to wait
+OVERHEAD = 256  # bytes: what a message costs besides its body; a client may send many small ones
 
 
 class Inbox:
@@ -33,12 +34,13 @@ class Inbox:
         self._farewell: dict[str, Any] | None = None
         self._arrived = trio.lowlevel.ParkingLot()
         self._taken = trio.lowlevel.ParkingLot()
-        self.size = 0  # bytes
+        self._weight = 0  # bytes of memory, about
+        self.size = 0  # bytes of body
 
     @property
     def full(self) -> bool:
         """Who fills the inbox should wait for room."""
-        return self.size >= ROOM
+        return self._weight >= ROOM
 
     @property
     def disconnected(self) -> bool:
@@ -50,6 +52,7 @@ class Inbox:
         if self._farewell is None:
             self._messages.append((message, size))
             self.size += size
+            self._weight += size + OVERHEAD
             self._arrived.unpark()
 
     def disconnect(self, message: dict[str, Any]) -> None:
@@ -57,29 +60,28 @@ class Inbox:
         if self._farewell is None:
             self._farewell = message
             self._messages.clear()
-            self.size = 0
+            self.size = self._weight = 0
             self._arrived.unpark_all()
             self._taken.unpark_all()
 
     async def receive(self) -> dict[str, Any]:
         """Give the next message: the application's ``receive()``."""
-        if not self._messages and self._farewell is None:
-            if self._on_wanted is not None:
-                self._on_wanted()
-                self._on_wanted = None
-            while not self._messages and self._farewell is None:
-                await self._arrived.park()
-        else:
+        if self._messages or self._farewell is not None:
             await trio.lowlevel.checkpoint()
+        elif self._on_wanted is not None:
+            self._on_wanted()
+            self._on_wanted = None
+        while not self._messages and self._farewell is None:
+            await self._arrived.park()
         if self._farewell is not None:
             return dict(self._farewell)
         message, size = self._messages.popleft()
-        if size:
-            self.size -= size
-            if not self.full:
-                self._taken.unpark_all()
-            if self._on_taken is not None:
-                self._on_taken(size)
+        self.size -= size
+        self._weight -= size + OVERHEAD
+        if not self.full:
+            self._taken.unpark_all()
+        if size and self._on_taken is not None:
+            self._on_taken(size)
         return message
 
     async def wait_room(self) -> None:

@@ -14,7 +14,7 @@ from hypercorn.utils import LifespanFailureError
 from tsstream._asgi import ASGIApp
 from tsstream._http.host import EXTENSION, Host
 from tsstream._server.inbox import Inbox
-from tsstream._util import split_cancelled
+from tsstream._util import split_cancelled, unwrapped
 
 Stage = Literal["startup", "shutdown"]
 
@@ -65,8 +65,9 @@ class _Call:
             "state": state,
             "extensions": {EXTENSION: host},
         }
-        self._inbox = Inbox()
-        self._inbox.put({"type": "lifespan.startup"})
+        self._taken = False  # the application has received something
+        self._inbox = Inbox(on_taken=self._note_taken)
+        self._inbox.put({"type": "lifespan.startup"}, 1)
         self._ending = self._ended = False
         self._failure: LifespanFailureError | None = None
         self._changed = trio.lowlevel.ParkingLot()
@@ -77,10 +78,14 @@ class _Call:
             with self.scope:
                 await self._app(self._asgi_scope, self._inbox.receive, self._take)
         except (Exception, BaseExceptionGroup) as error:
-            others, failure = split_cancelled(error)
+            others, failure = split_cancelled(unwrapped(error))
             if others is not None:
                 raise
-            if self._failure is None and not self._ended:
+            if self._ending and not self._ended:
+                self._failure = LifespanFailureError(
+                    "shutdown", str(failure and unwrapped(failure))
+                )
+            elif self._failure is None and not self._ended:
                 await self._log(failure)
         finally:
             self.started = self._ended = True
@@ -114,6 +119,9 @@ class _Call:
         with trio.CancelScope(shield=True):
             await self.wait(lambda: self._ended, "shutdown", limit)
 
+    def _note_taken(self, size: int) -> None:
+        self._taken = True
+
     async def _take(self, message: Any) -> None:
         await trio.lowlevel.checkpoint()
         kind = message["type"]
@@ -134,4 +142,6 @@ class _Call:
             await self._config.log.error(text, exc_info=failure)
         else:
             text = "the application knows no lifespan (%r); it is served without"
-            await self._config.log.warning(text, failure)
+            # If it has taken the startup, it seems to know one, and the reader wants to know more.
+            details = failure if self._taken else None
+            await self._config.log.warning(text, failure, exc_info=details)

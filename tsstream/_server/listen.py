@@ -7,21 +7,17 @@ import os
 import socket
 import stat
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import trio
 from hypercorn.config import Config
-
-# Seconds. Hypercorn shields its sends from cancellation, so a client that has stopped reading
-# would hold its connection for ever; the kernel drops it after this time without progress.
-# Not less: at 3 s it also killed living clients that read 20 kB/s (HOST fault 5).
-STALL_LIMIT = 60.0
 
 
 async def listen(addresses: Sequence[str], config: Config, stack: ExitStack) -> list[socket.socket]:
     """Listen on *addresses*: with one socket for each, or one for each IP of a host name.
 
-    *stack* closes the sockets, those of a call that fails included.
+    *stack* closes the sockets, those of a call that fails included, and removes the files of Unix
+    sockets, unless another server has replaced them.
 
     Raises:
       OSError: this cannot be done; the message names the address.
@@ -61,11 +57,6 @@ async def _open_tcp(host: str, port: int, stack: ExitStack) -> list[socket.socke
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if hasattr(socket, "TCP_USER_TIMEOUT"):
-                # Accepted connections inherit it. In milliseconds.
-                sock.setsockopt(
-                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALL_LIMIT * 1000)
-                )
             sock.bind(sockaddr)
             sockets.append(sock)
         except OSError as error:
@@ -84,12 +75,26 @@ def _open_unix(path: str, config: Config, stack: ExitStack) -> socket.socket:
     _remove_stale_socket(path)
     sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     sock.bind(path)
+    path = os.path.abspath(path)  # the application may change the directory
+    stack.callback(_remove_own_socket, path, _identity(path))
     # Nobody can connect before listen(), so this is not too late.
     if config.umask is not None:
         os.chmod(path, 0o777 & ~config.umask)
     if config.user is not None and config.group is not None:
         os.chown(path, config.user, config.group)
     return sock
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+def _remove_own_socket(path: str, identity: tuple[int, int]) -> None:
+    """Remove a socket file of ours; our socket is still open, or its inode could be reused."""
+    with suppress(OSError):
+        if _identity(path) == identity:
+            os.remove(path)
 
 
 def _remove_stale_socket(path: str) -> None:

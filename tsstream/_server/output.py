@@ -12,6 +12,7 @@ from tsstream._server.errors import ClientGone
 from tsstream._server.transport import Transport
 
 BACKLOG = 64 * 1024  # bytes: above it, whoever makes more of them has to wait
+ENCRYPTED = 64 * 1024  # bytes: four records of TLS
 WRITES_PER_CHECKPOINT = 8  # a write that does not wait is a schedule point every so many times
 
 Piece: TypeAlias = bytes | memoryview
@@ -177,11 +178,22 @@ class Output:
 
     async def _send_encrypted(self, tls: trio.SSLStream[Transport]) -> None:
         while self._backlog:
-            data = b"".join(self._backlog)
-            self._backlog.clear()
+            data = self._take_some()
             await tls.send_all(data)
             self._sent += len(data)
             self._advanced.unpark_all()
+
+    def _take_some(self) -> bytes:
+        """Take what is encrypted at once; more would hold the event loop."""
+        pieces, room = [], ENCRYPTED
+        while self._backlog and room:
+            piece = self._backlog.popleft()
+            if len(piece) > room:
+                self._backlog.appendleft(memoryview(piece)[room:])
+                piece = memoryview(piece)[:room]
+            pieces.append(piece)
+            room -= len(piece)
+        return b"".join(pieces)
 
     def _break(self, error: Exception) -> None:
         if not self._broken:

@@ -7,8 +7,8 @@ import logging
 import math
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from random import randint
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from hypercorn.utils import LifespanFailureError, repr_socket_addr, wrap_app
 
 from tsstream._asgi import ASGIApp
 from tsstream._http.host import Host
-from tsstream._server.config import check_tls
+from tsstream._server.config import check_tls, keep_loggers
 from tsstream._server.lifespan import open_lifespan
 from tsstream._server.limits import (
     BODY_TIMEOUT,
@@ -37,6 +37,8 @@ from tsstream._util import unwrapping
 __all__ = ["LifespanFailureError", "serve"]
 
 logger = logging.getLogger("tsstream.server")
+
+LAST_WORDS = 0.05  # seconds: for what is said to those who are cut to leave this process
 
 
 async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
@@ -115,54 +117,78 @@ async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
         raise ValueError("graceful_timeout must be a number of seconds, 0 or more")
     if farewell_spread > config.graceful_timeout:
         raise ValueError("farewell_spread must not be more than graceful_timeout")
-    _open_log(config)
     host = Host(farewell_spread=farewell_spread)
     wrapped = wrap_app(cast(Any, app), config.wsgi_max_body_size, "asgi")
     server = Server(wrapped, config, limits, WorkerContext(_max_requests(config)), host)
     check_tls(config)
     ssl_context = config.create_ssl_context()
-    with ExitStack() as stack, unwrapping():
+    with _open_log(config), ExitStack() as stack, unwrapping():
         secure, plain = await _open_sockets(config, stack)
         listeners = [_Listener(sock, ssl_context) for sock in secure]
         listeners += [_Listener(sock, None) for sock in plain]
         async with open_lifespan(app, config, host, server.state):
-            await _serve_until_shutdown(server, listeners, shutdown_trigger, task_status)
+            await _serve_until_shutdown(server, listeners, stack, shutdown_trigger, task_status)
 
 
 async def _serve_until_shutdown(
     server: Server,
     listeners: Sequence[_Listener],
+    sockets: ExitStack,
     shutdown_trigger: Callable[[], Awaitable[object]] | None,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
-    interrupted = False
     async with trio.open_nursery() as nursery:
-        await nursery.start(server.hangups.run_watch)
+        connections = await nursery.start(_hold_connections, server)
         try:
-            async with trio.open_nursery() as accepting:
-                for listener in listeners:
-                    accepting.start_soon(listener.serve, server, nursery)
-                for listener in listeners:
-                    await server.config.log.info("Running on %s", listener.address)
-                task_status.started([listener.address for listener in listeners])
-                await _wait_shutdown(server, shutdown_trigger)
-                accepting.cancel_scope.cancel(reason="the server shuts down")
-        except* KeyboardInterrupt:
-            interrupted = True
-        except* trio.Cancelled:
+            with sockets:  # who comes after this is refused
+                interrupted = await _accept_until_shutdown(
+                    server, listeners, connections, shutdown_trigger, task_status
+                )
             server.begin_closing()
-            server.abandon()
-            raise
-        for listener in listeners:
-            listener.sock.close()
-        server.begin_closing()
-        with trio.move_on_after(server.config.graceful_timeout):
-            await server.wait_empty()
-        if count := server.abandon():
-            logger.info("shutting down: %d connections were cut", count)
-        nursery.cancel_scope.cancel(reason="server shutdown")
+            with trio.move_on_after(server.config.graceful_timeout):
+                await server.wait_empty()
+        finally:
+            # Whatever has ended us: who is still there is told what can be told.
+            server.begin_closing()
+            if count := server.abandon():
+                logger.info("shutting down: %d connections were cut", count)
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(LAST_WORDS)
+            connections.cancel_scope.cancel(reason="server shutdown")
     if interrupted:
         raise KeyboardInterrupt
+
+
+async def _hold_connections(server: Server, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """Hold the nursery of all connections, which nobody cancels but the server itself."""
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as connections:
+            await connections.start(server.hangups.run_watch)
+            task_status.started(connections)
+            await trio.sleep_forever()
+
+
+async def _accept_until_shutdown(
+    server: Server,
+    listeners: Sequence[_Listener],
+    connections: trio.Nursery,
+    shutdown_trigger: Callable[[], Awaitable[object]] | None,
+    task_status: trio.TaskStatus[list[str]],
+) -> bool:
+    """Accept until the server shuts down; say whether Ctrl-C was the reason."""
+    interrupted = False
+    try:
+        async with trio.open_nursery() as accepting:
+            for listener in listeners:
+                accepting.start_soon(listener.serve, server, connections)
+            for listener in listeners:
+                await server.config.log.info("Running on %s", listener.address)
+            task_status.started([listener.address for listener in listeners])
+            await _wait_shutdown(server, shutdown_trigger)
+            accepting.cancel_scope.cancel(reason="the server shuts down")
+    except* KeyboardInterrupt:
+        interrupted = True
+    return interrupted
 
 
 async def _wait_shutdown(
@@ -172,8 +198,12 @@ async def _wait_shutdown(
         await fn()
         nursery.cancel_scope.cancel()
 
+    async def wait_max_requests() -> None:
+        await server.context.terminate.wait()
+        logger.info("%d requests served; the server ends", server.context.requests)
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait, server.context.terminate.wait)  # max_requests have been served
+        nursery.start_soon(wait, wait_max_requests)
         if shutdown_trigger is not None:
             nursery.start_soon(wait, shutdown_trigger)
 
@@ -218,16 +248,20 @@ def _config(
     if config.quic_bind:
         raise ValueError("serve() has no QUIC; leave quic_bind out, or run `hypercorn -k trio`")
     config.set_statsd_logger_class(StatsdLogger)
+    keep_loggers(config)
     return config
 
 
-def _open_log(config: Config) -> None:
+@contextmanager
+def _open_log(config: Config) -> Iterator[None]:
     """Open the files of the log now, which Hypercorn does when it has something to write."""
     try:
-        _ = config.log
+        log = config.log
     except OSError as error:
         name = error.filename or "the log"
         raise OSError(error.errno, f"cannot write {name}: {error.strerror or error}") from error
+    with log.socket if isinstance(log, StatsdLogger) else nullcontext():
+        yield
 
 
 def _max_requests(config: Config) -> int | None:

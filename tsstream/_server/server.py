@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import ssl
-from functools import partial
 from typing import Any
 
 import trio
@@ -26,6 +26,9 @@ FULL = (
     b"retry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 )
 FULL_LINGER = 1.0  # seconds
+# accept() fails with these when the process, or the machine, has no more to give.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+EXHAUSTED_PAUSE = 0.1  # seconds: as in trio.serve_listeners()
 
 
 class Server:
@@ -50,6 +53,7 @@ class Server:
         self._connections: set[Connection] = set()
         limit = limits.max_connections
         self._max_connections = math.inf if limit is None else limit
+        self._refused = 0  # connections, since the last that was not
         self._left = trio.lowlevel.ParkingLot()
 
     async def accept(
@@ -59,12 +63,21 @@ class Server:
         nursery: trio.Nursery,
     ) -> None:
         """Accept until cancelled; the connections live in *nursery*."""
-        await trio.serve_listeners(
-            partial(self._serve_connection, ssl_context), [listener], handler_nursery=nursery
-        )
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in EXHAUSTED:
+                    raise
+                self._note_refusal(f"no more can be opened: {error.strerror}")
+                await trio.sleep(EXHAUSTED_PAUSE)
+            else:
+                nursery.start_soon(self._serve_connection, ssl_context, stream)
 
     def begin_closing(self) -> None:
         """Tell the applications, and every connection: idle ones close, others when they can."""
+        if self.host.shutting_down.is_set():
+            return
         self.host.shutting_down.set()
         for connection in list(self._connections):
             connection.begin_closing()
@@ -84,7 +97,7 @@ class Server:
         self, ssl_context: ssl.SSLContext | None, stream: trio.SocketStream
     ) -> None:
         if len(self._connections) >= self._max_connections:
-            logger.warning("refused a connection: %d are open", len(self._connections))
+            self._note_refusal(f"{self._max_connections} are open")
             await _refuse(Transport(stream, None), tell=ssl_context is None)
             return
         try:
@@ -93,11 +106,23 @@ class Server:
             stream.socket.close()
             return
         self._connections.add(connection)
+        self._note_success()
         try:
             await connection.run(ssl_context)
         finally:
             self._connections.discard(connection)
             self._left.unpark_all()
+
+    def _note_refusal(self, why: str) -> None:
+        """Log the first connection of many that cannot be served."""
+        self._refused += 1
+        if self._refused == 1:
+            logger.warning("connections are refused: %s", why)
+
+    def _note_success(self) -> None:
+        if self._refused:
+            logger.warning("connections are served again; %d were refused", self._refused)
+            self._refused = 0
 
 
 async def _refuse(transport: Transport, *, tell: bool) -> None:

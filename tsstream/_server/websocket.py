@@ -225,9 +225,7 @@ class WebSocketExchange(WSStream):
             self._begin_close(failed if self.failed else normal)
 
     async def _send_wsproto_event(self, event: Frame) -> None:
-        """Send a frame whole, before any that another task sends.
-
-        A control frame that has become pointless is left out.
+        """Send a frame whole, before any other; not a control frame that has become pointless.
 
         Raises:
           ClientGone: a Close has been sent or has come, or the client is lost.
@@ -343,6 +341,15 @@ class WebSocketExchange(WSStream):
     def begin_closing(self) -> None:
         """The server shuts down: say so to both sides, in a while."""
         self._carrier.nursery.start_soon(self._go_away)
+
+    def last_words(self) -> bytes:
+        """Give a Close to be sent at once, as there is no more time; nothing is heard after it."""
+        if self.state is not State.CONNECTED or self.closed:
+            return b""
+        self.state, self.closed = State.CLOSED, True
+        self._pinger.stop()
+        self.inbox.disconnect(_disconnect(CloseReason.GOING_AWAY, ""))
+        return self.connection.send(CloseConnection(CloseReason.GOING_AWAY))
 
     async def _go_away(self) -> None:
         await self._decided.wait()
