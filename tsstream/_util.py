@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import overload
 
+import trio
+
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """Give the exceptions that are not groups, in the order in which the groups hold them."""
@@ -48,11 +50,13 @@ def unwrapping() -> Iterator[None]:
             del error, context, group
 
 
-def split_cancelled(
-    error: BaseException,
-) -> tuple[BaseException | None, Exception | None]:
-    """Take *error* apart: a cancellation, with what else is no Exception, and the errors."""
+# What is no error of the code that it comes from. Anything else is, even if it is no Exception,
+# like asyncio's CancelledError.
+NO_ERRORS = (trio.Cancelled, KeyboardInterrupt, SystemExit, GeneratorExit)
+
+
+def split_cancelled(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """Take *error* apart: a cancellation, or what else is no error, and the errors."""
     if isinstance(error, BaseExceptionGroup):
-        errors, others = error.split(Exception)
-        return others, errors
-    return (None, error) if isinstance(error, Exception) else (error, None)
+        return error.split(NO_ERRORS)
+    return (error, None) if isinstance(error, NO_ERRORS) else (None, error)

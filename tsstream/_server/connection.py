@@ -16,7 +16,7 @@ from tsstream._server.errors import ClientGone
 from tsstream._server.http1 import HTTP1
 from tsstream._server.http2 import HTTP2
 from tsstream._server.output import Output
-from tsstream._server.transport import Stalled, Transport
+from tsstream._server.transport import RECEIVE_SIZE, Stalled, Transport
 from tsstream._util import split_cancelled, unwrapped
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tsstream.server")
 
-RECEIVE_SIZE = 64 * 1024  # bytes
 LINGER = 30.0  # seconds: for a client to take our last words while it still sends (nginx: 30 s)
 LINGER_SILENCE = 2.0  # seconds without a byte of it, and we close
-LINGER_AT_SHUTDOWN = 0.2  # seconds: then nobody is to wait for a client that has been answered
+LINGER_AT_SHUTDOWN = 0.1  # seconds: the same, when the server is about to end
+GREETING = 0.1  # seconds: for a client that has connected just before that to say what it wants
 LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -38,7 +38,7 @@ class Driver(Protocol):
     async def run(self, data: bytes) -> None:
         """Read until the connection is over; *data* has been read already."""
 
-    async def on_deadline(self) -> None:
+    def on_deadline(self) -> None:
         """The deadline was reached, and :meth:`run` is over: say so to the client."""
 
     def disconnect(self) -> None:
@@ -74,11 +74,14 @@ class Connection:
         self._tls: trio.SSLStream[Transport] | None = None
         self._driver: Driver | None = None
         self._output: Output | None = None
-        self._reading = trio.CancelScope()
+        self._reading = trio.CancelScope()  # round the driver's run()
+        self._waiting = trio.CancelScope()  # round one wait for the client
+        self._deadline = math.inf
+        self._accepted = trio.current_time()
+        self._expired = False
         self._stopped = False
         self._linger = True
         self._patience = LINGER_SILENCE
-        self._waiting = trio.CancelScope()
         self._failed = False
 
     @property
@@ -86,6 +89,11 @@ class Connection:
         """What goes out."""
         assert self._output is not None, "nothing is sent before the connection is set up"
         return self._output
+
+    @property
+    def stopped(self) -> bool:
+        """Nothing more is served on it."""
+        return self._stopped
 
     @property
     def encrypted(self) -> bool:
@@ -102,20 +110,26 @@ class Connection:
             finally:
                 self.hang_up()
                 self._driver = self._output = None  # they know us: nothing for the GC
-        except (Exception, BaseExceptionGroup) as error:
+        except BaseException as error:  # noqa: ASYNC103 (what is no error is raised below)
             cancelled, errors = split_cancelled(error)
             if errors is not None:
                 self.log_failure("failed", unwrapped(errors))
             if cancelled is not None:
-                raise cancelled from None
+                raise cancelled from None  # noqa: ASYNC104 (a part of it)
 
     async def read(self) -> bytes:
         """Give what the client has sent, or ``b""`` if it has closed its side, or is lost."""
         stream = self._transport if self._tls is None else self._tls
-        try:
-            return bytes(await stream.receive_some(RECEIVE_SIZE))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return b""
+        # A scope for each wait, as a deadline that passes while the bytes arrive is none.
+        with trio.CancelScope(deadline=self._deadline) as self._waiting:  # noqa: ASYNC912
+            try:
+                return bytes(await stream.receive_some(RECEIVE_SIZE))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return b""
+        self._expired = True
+        self._reading.cancel()
+        await trio.lowlevel.checkpoint()
+        raise AssertionError("who reads has been cancelled")
 
     @contextmanager
     def parked(self) -> Iterator[None]:
@@ -126,7 +140,8 @@ class Connection:
 
     def set_deadline(self, seconds: float | None) -> None:
         """Stop reading after *seconds*, and let the driver say so (``on_deadline``)."""
-        self._reading.deadline = math.inf if seconds is None else trio.current_time() + seconds
+        self._deadline = math.inf if seconds is None else trio.current_time() + seconds
+        self._waiting.deadline = self._deadline
 
     def stop(self, *, linger: bool) -> None:
         """End the driver's ``run()``, and close the connection behind what was written.
@@ -156,14 +171,25 @@ class Connection:
         self._transport.abort()
         self.hang_up()
 
+    def cancel(self) -> None:
+        """Cancel what is under way, as the server has no more time for it."""
+        self.nursery.cancel_scope.cancel(reason="server shutdown")
+
     def begin_closing(self) -> None:
         """The server shuts down."""
-        if self._driver is None:
-            self.hang_up()  # it has not said a word yet
-        elif not self._stopped:
-            self._isolated(self._driver.begin_closing)
         self._patience = LINGER_AT_SHUTDOWN
-        self._waiting.deadline = min(self._waiting.deadline, trio.current_time() + self._patience)
+        if self._output is None:
+            self.hang_up()  # in its handshake
+        elif self._stopped:
+            self._wait_until(trio.current_time() + LINGER_AT_SHUTDOWN)
+        elif self._driver is None:
+            self._wait_until(self._accepted + GREETING)
+        else:
+            self._isolated(self._driver.begin_closing)
+
+    def _wait_until(self, deadline: float) -> None:
+        self._deadline = min(self._deadline, deadline)
+        self._waiting.deadline = min(self._waiting.deadline, deadline)
 
     def abandon(self) -> None:
         """The time for a graceful end is over."""
@@ -174,8 +200,6 @@ class Connection:
         """Call *fn* for somebody else's task, which is not to suffer from what is wrong here."""
         try:
             fn()
-        except ClientGone:
-            self.hang_up()
         except Exception as error:
             self.log_failure("failed", error)
 
@@ -212,8 +236,8 @@ class Connection:
             await self._read_as_the_client_speaks()
         if self._driver is None or self.gone:
             return
-        if self._reading.cancelled_caught and not self._stopped:
-            await self._driver.on_deadline()
+        if self._expired and not self._stopped:
+            self._driver.on_deadline()
         await self._close_gracefully()
 
     async def _read_as_the_client_speaks(self) -> None:

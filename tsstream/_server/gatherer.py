@@ -13,12 +13,12 @@ GATHERING = 0.001  # seconds: the longest that chunks are gathered, if they keep
 
 
 class Gatherer:
-    """Send small chunks in as few pieces as that takes no time.
+    """Send small chunks in as few pieces as takes no time.
 
-    A chunk is sent on the spot if nothing was sent before it since other tasks could run. Those
-    that follow are gathered, and sent as soon as other tasks have run and no more have come, or
-    when they are enough: so a stream of small chunks costs a system call for many of them (HOST
-    fault 18), and a chunk that is alone waits for nothing.
+    A chunk is sent on the spot, unless one was before it and no other task may have run since. In
+    that case it is gathered, with those that follow, and sent by a task as soon as no more come, or
+    they are enough. So a stream of small chunks costs a system call for many of them (HOST fault
+    18), and no chunk waits for more than its turn.
 
     Args:
       nursery: the connection's.
@@ -30,11 +30,11 @@ class Gatherer:
         self._send = send
         self._chunks: list[bytes] = []
         self._size = 0  # bytes
-        self._puts = 0  # since other tasks could run
-        self._started = self._awake = self._closed = False
-        self._failure: Exception | None = None
-        self._woken = trio.lowlevel.ParkingLot()
-        self._sending = trio.Lock()
+        self._puts = 0  # since the task, or a checkpoint of ours
+        self._gathering = False  # the task runs
+        self._closed = False
+        self._failure: Exception | None = None  # of the task
+        self._turn = trio.Lock()
 
     def put(self, chunk: bytes) -> bool:
         """Take *chunk*, to be sent now or soon; say whether to ``await pause()`` before the next.
@@ -44,26 +44,25 @@ class Gatherer:
         self._chunks.append(chunk)
         self._size += len(chunk)
         self._puts += 1
-        if self._failure is not None:
-            return True
-        if self._awake:
+        if self._gathering:
             return self._puts >= PUTS_PER_CHECKPOINT or self._size >= FULL
-        if self._puts > 1:
-            self._wake()
-            return False
-        return True
+        if self._puts == 1 or self._failure is not None:
+            return True
+        self._gathering = True
+        self._nursery.start_soon(self._send_gathered)
+        return False
 
     async def pause(self) -> None:
-        """Send what is to be sent now, and let other tasks run; wait if the client is behind.
+        """Send what is to be sent now, or let other tasks run; wait if the client is behind.
 
         Raises:
           Exception: what sending has raised, now or before: ClientGone, if the client has gone.
         """
-        if self._puts == 1 or self._size >= FULL or self._failure is not None:
-            await self.flush()
-        else:
-            await trio.lowlevel.checkpoint()
+        if self._puts >= PUTS_PER_CHECKPOINT and self._size < FULL:
             self._puts = 0
+            await trio.lowlevel.checkpoint()
+        else:
+            await self.flush()
 
     async def flush(self) -> None:
         """Send what was gathered, and wait for what is being sent.
@@ -71,7 +70,7 @@ class Gatherer:
         Raises:
           Exception: as :meth:`pause` does.
         """
-        async with self._sending:
+        async with self._turn:
             failure, self._failure = self._failure, None
             if failure is not None:
                 raise failure
@@ -84,27 +83,15 @@ class Gatherer:
     def close(self) -> None:
         """Send nothing any more."""
         self._closed = True
-        self._woken.unpark_all()
 
-    def _wake(self) -> None:
-        self._awake = True
-        if self._started:
-            self._woken.unpark()
-        else:
-            self._started = True
-            self._nursery.start_soon(self._run)
-
-    async def _run(self) -> None:
+    async def _send_gathered(self) -> None:
         try:
-            while not self._closed:
-                if self._chunks:
-                    await self._wait_for_more()
-                    await self.flush()
-                else:
-                    self._awake, self._puts = False, 0
-                    await self._woken.park()
+            while self._chunks and not self._closed:
+                await self._wait_for_more()
+                await self.flush()
         except Exception as error:
-            self._failure = error  # it is for the task of the application
+            self._failure = error  # for the application's task
+        self._gathering, self._puts = False, 0
 
     async def _wait_for_more(self) -> None:
         """Let who has more to send put it, so that it is sent in the same piece."""

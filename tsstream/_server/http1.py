@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import h11
@@ -13,7 +12,6 @@ from hypercorn.protocol.events import (
     Data,
     EndBody,
     Event,
-    InformationalResponse,
     Request,
     Response,
     StreamClosed,
@@ -29,7 +27,6 @@ from tsstream._sansio.http1 import (
     is_websocket,
     split_target,
 )
-from tsstream._server.errors import ClientGone
 from tsstream._server.exchange import HTTPExchange
 from tsstream._server.http1_response import ResponseWriter
 from tsstream._server.inbox import Inbox
@@ -61,17 +58,16 @@ class HTTP1:
         self._exchange: HTTPExchange | WebSocketExchange | None = None
         self._phase = Phase.HEAD
         self._arrived = False  # anything of the next request
-        self._closing = False
+        self._closing = connection.server.host.shutting_down.is_set()
         self._requests = 0
         self._response = self._make_response()
         self._unread = 0  # bytes of the body that are still to come, if the client has said so
         self._events = 0  # parts of bodies, ever
         self._dropped = 0  # bytes of it that nobody wanted
-        self._turned = trio.lowlevel.ParkingLot()
+        self._moved_on = trio.lowlevel.ParkingLot()
         self._send_event: dict[type[Event], Callable[[Any], Awaitable[None]]] = {
             Body: self._send_body,
             Response: self._send_head,
-            InformationalResponse: self._send_nothing,  # HTTP/1 clients are known to choke on it
             EndBody: self._send_end,
             Data: self._send_data,
             StreamClosed: self._end_exchange,
@@ -88,7 +84,7 @@ class HTTP1:
                 if self._h11.their_state is h11.MUST_CLOSE:
                     # No further request is wanted (RFC 9112, 9.6), and h11 would take one for an
                     # error of this one.
-                    await self._wait_turn()
+                    await self._wait_response()
                 else:
                     await self._take(self._h11.next_event())
         except h11.RemoteProtocolError as error:
@@ -96,9 +92,8 @@ class HTTP1:
         except Refusal as refusal:
             self._refuse(refusal)
 
-    async def on_deadline(self) -> None:
+    def on_deadline(self) -> None:
         """The client was too slow: tell it, if it waits for a response."""
-        await trio.lowlevel.checkpoint()
         if self._phase is Phase.HEAD:
             self._refuse(Refusal(408, "the request's head took too long"))
         elif self._phase is Phase.BODY:
@@ -109,7 +104,7 @@ class HTTP1:
     def disconnect(self) -> None:
         """The client has gone."""
         self._phase = Phase.OVER
-        self._turned.unpark_all()
+        self._moved_on.unpark_all()
         if self._exchange is not None:
             self._exchange.disconnect()
 
@@ -131,8 +126,9 @@ class HTTP1:
             self._response.refuse(503)
             exchange, self._exchange = self._exchange, None
             exchange.disconnect()  # it is not to reset the connection when it is cancelled
-        elif self._undelimited:
-            self._connection.abort()
+            self._stop(linger=False)
+        else:
+            self._connection.cancel()
 
     # What the client sends.
 
@@ -146,10 +142,9 @@ class HTTP1:
             self._take_end()
         elif kind is h11.Request:
             await self._begin(event)
-        elif event is h11.PAUSED:  # the next request is here already
-            await self._wait_turn()
         else:
-            self._stop(linger=False)
+            assert event is h11.PAUSED  # the next request is here already
+            await self._wait_response()
 
     async def _read(self) -> None:
         if self._phase is Phase.BODY:
@@ -165,7 +160,7 @@ class HTTP1:
             self._receive(data)
         elif self._limits.half_close and self._phase is Phase.RESPONSE:
             self._closing = True
-            await self._wait_turn()
+            await self._wait_response()
         else:
             self._connection.hang_up()
 
@@ -222,15 +217,15 @@ class HTTP1:
             if self._dropped > UNREAD:
                 self._stop(linger=True)
             return
-        self._events += 1
-        if self._events % EVENTS_PER_CHECKPOINT == 0:
-            await trio.lowlevel.checkpoint()  # a packet may hold thousands of chunks
         inbox = self._inbox
         inbox.put({"type": "http.request", "body": bytes(data), "more_body": True}, len(data))
+        self._events += 1
         if inbox.full:
             self._connection.set_deadline(None)
             with self._connection.parked():
                 await inbox.wait_room()
+        elif self._events % EVENTS_PER_CHECKPOINT == 0:
+            await trio.lowlevel.checkpoint()  # a packet may hold thousands of chunks
 
     def _take_end(self) -> None:
         self._connection.set_deadline(None)
@@ -240,11 +235,11 @@ class HTTP1:
             self._phase = Phase.RESPONSE
             self._inbox.put(COMPLETE)
 
-    async def _wait_turn(self) -> None:
+    async def _wait_response(self) -> None:
         self._connection.set_deadline(None)
         with self._connection.parked():
             while self._phase in (Phase.BODY, Phase.RESPONSE):
-                await self._turned.park()
+                await self._moved_on.park()
 
     async def _run_websocket(self, request: Request) -> None:
         connection = self._connection
@@ -265,8 +260,7 @@ class HTTP1:
         """Send 100 Continue, as the application wants the body that the client holds back."""
         if self._h11.they_are_waiting_for_100_continue and not self._response.begun:
             event = h11.InformationalResponse(status_code=100, headers=[])
-            with suppress(ClientGone):
-                self._connection.output.write_soon(self._h11.send(event) or b"")
+            self._connection.output.write_soon(self._h11.send(event) or b"")
             self._connection.set_deadline(self._limits.body_timeout)
 
     # What the application sends.
@@ -293,9 +287,6 @@ class HTTP1:
     async def _send_data(self, event: Data) -> None:
         await self._connection.output.write(event.data)
 
-    async def _send_nothing(self, event: Event) -> None:
-        await trio.lowlevel.checkpoint()
-
     async def _end_exchange(self, event: StreamClosed) -> None:
         exchange, self._exchange = self._exchange, None
         if exchange is None:
@@ -306,19 +297,19 @@ class HTTP1:
         elif self._h11.our_state is h11.DONE:
             self._recycle()
         elif self._h11.our_state is h11.MUST_CLOSE:
-            self._stop(linger=self._h11.their_state not in (h11.DONE, h11.MUST_CLOSE))
+            self._stop(linger=not self._request_complete)
         elif not self._response.sent:
             self._response.replace(500)
             self._stop(linger=True)
-        elif self._undelimited:
-            self._connection.abort()  # a FIN would be a clean end (HOST fault 12)
+        elif self._fin_is_an_end:
+            self._connection.abort()
         else:
             self._stop(linger=True)
 
     def _recycle(self) -> None:
         """Go on with the next request, when this one is all there, or its rest can be dropped."""
         if self._closing:
-            self._stop(linger=self._h11.their_state is not h11.DONE)
+            self._stop(linger=not self._request_complete)
         elif self._h11.their_state is h11.DONE:
             self._phase = Phase.FIRST_BYTE
             self._arrived = False
@@ -336,7 +327,7 @@ class HTTP1:
             self._connection.set_deadline(DROP_TIMEOUT)
         else:
             self._stop(linger=True)
-        self._turned.unpark_all()
+        self._moved_on.unpark_all()
 
     def _make_h11(self) -> h11.Connection:
         return h11.Connection(
@@ -361,8 +352,12 @@ class HTTP1:
         )
 
     @property
-    def _undelimited(self) -> bool:
-        """The response under way has no end but the connection's: HTTP/1.0."""
+    def _request_complete(self) -> bool:
+        return self._h11.their_state in (h11.DONE, h11.MUST_CLOSE)
+
+    @property
+    def _fin_is_an_end(self) -> bool:
+        """To the client a FIN is the end of the response under way, or may be (HOST fault 12)."""
         return self._h11.their_http_version == b"1.0" and self._response.begun
 
     @property
@@ -382,11 +377,11 @@ class HTTP1:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.disconnect()
-            if not unanswered and self._undelimited:
+            if not unanswered and self._fin_is_an_end:
                 connection.abort()
         self._stop(linger=True)
 
     def _stop(self, *, linger: bool) -> None:
         self._phase = Phase.OVER
-        self._turned.unpark_all()
+        self._moved_on.unpark_all()
         self._connection.stop(linger=linger)

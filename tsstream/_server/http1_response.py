@@ -70,8 +70,10 @@ class ResponseWriter:
         """
         try:
             self._kept.append(self._h11.send(h11.EndOfMessage()) or b"")
-        finally:
-            await self._send_kept()
+        except h11.LocalProtocolError:
+            await self._send_kept()  # noqa: ASYNC120 (its Cancelled is as good)
+            raise
+        await self._send_kept()
 
     async def switch_protocols(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Send a 101."""

@@ -64,7 +64,7 @@ class HTTP2:
         self._turn = trio.Lock()
         self._requests = 0
         self._received = 0  # bytes of connection window to give back
-        self._closing = False  # new streams are refused
+        self._closing = connection.server.host.shutting_down.is_set()  # new streams are refused
         self._said_goodbye = False  # by GOAWAY
         self._over = False
         self._drained = trio.lowlevel.ParkingLot()
@@ -104,10 +104,9 @@ class HTTP2:
         except ClientGone:
             pass
 
-    async def on_deadline(self) -> None:
+    def on_deadline(self) -> None:
         """No request came, or no other one."""
         self._say_goodbye()
-        await trio.lowlevel.checkpoint()
 
     def disconnect(self) -> None:
         """The client has gone."""

@@ -32,6 +32,7 @@ class Inbox:
         self._on_wanted = on_wanted
         self._messages: deque[tuple[dict[str, Any], int]] = deque()
         self._farewell: dict[str, Any] | None = None
+        self._told = False
         self._arrived = trio.lowlevel.ParkingLot()
         self._taken = trio.lowlevel.ParkingLot()
         self._weight = 0  # bytes of memory, about
@@ -66,7 +67,10 @@ class Inbox:
 
     async def receive(self) -> dict[str, Any]:
         """Give the next message: the application's ``receive()``."""
-        if self._messages or self._farewell is not None:
+        if self._farewell is not None and not self._told:
+            # The first time also to who is cancelled: Starlette asks so whether it has come.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        elif self._messages or self._farewell is not None:
             await trio.lowlevel.checkpoint()
         elif self._on_wanted is not None:
             self._on_wanted()
@@ -74,6 +78,7 @@ class Inbox:
         while not self._messages and self._farewell is None:
             await self._arrived.park()
         if self._farewell is not None:
+            self._told = True
             return dict(self._farewell)
         message, size = self._messages.popleft()
         self.size -= size

@@ -40,7 +40,7 @@ async def open_lifespan(
             try:
                 yield
             finally:
-                await call.end(config.shutdown_timeout)
+                await call.end(config.shutdown_timeout)  # noqa: ASYNC102 (it is shielded)
         finally:
             nursery.cancel_scope.cancel(reason="the lifespan is over")
             call.scope.cancel(reason="the lifespan is over")
@@ -74,22 +74,21 @@ class _Call:
 
     async def run(self) -> None:
         """Call the application."""
+        failure = None
         try:
             with self.scope:
                 await self._app(self._asgi_scope, self._inbox.receive, self._take)
-        except (Exception, BaseExceptionGroup) as error:
+        except BaseException as error:  # noqa: ASYNC103 (what is no error is raised)
             others, failure = split_cancelled(unwrapped(error))
             if others is not None:
                 raise
-            if self._ending and not self._ended:
-                self._failure = LifespanFailureError(
-                    "shutdown", str(failure and unwrapped(failure))
-                )
-            elif self._failure is None and not self._ended:
+        if failure is not None and self._failure is None and not self._ended:
+            if self._ending:
+                self._failure = LifespanFailureError("shutdown", str(failure))
+            else:
                 await self._log(failure)
-        finally:
-            self.started = self._ended = True
-            self._changed.unpark_all()
+        self.started = self._ended = True
+        self._changed.unpark_all()
 
     async def wait(self, condition: Callable[[], bool], stage: Stage, limit: float) -> None:
         """Wait for *condition*, or raise the LifespanFailureError that comes first.
@@ -97,7 +96,7 @@ class _Call:
         Args:
           limit: in seconds.
         """
-        with trio.move_on_after(limit) as scope:
+        with trio.move_on_after(limit) as scope:  # noqa: ASYNC912 (unless it is so already)
             while self._failure is None and not condition():
                 await self._changed.park()
         if scope.cancelled_caught:
@@ -136,7 +135,7 @@ class _Call:
             raise RuntimeError(f"{kind!r} has no place in a lifespan")
         self._changed.unpark_all()
 
-    async def _log(self, failure: BaseException | None) -> None:
+    async def _log(self, failure: BaseException) -> None:
         if self.started:
             text = "the lifespan of the application has failed; it is served on without"
             await self._config.log.error(text, exc_info=failure)

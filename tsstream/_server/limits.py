@@ -38,6 +38,7 @@ class Limits:
       max_headers: fields in one request; Apache's LimitRequestFields.
       half_close: a client that has closed its sending side still gets the response that is under
         way; otherwise that is a disconnect.
+      farewell_spread: seconds, within which WebSockets are closed at a shutdown.
     """
 
     stall_timeout: float | None = attrs.field(default=STALL_TIMEOUT, validator=_positive)

@@ -65,6 +65,7 @@ class Output:
           ClientGone: the connection is lost.
         """
         self.write_soon(*pieces)
+        self._check()
         self._unscheduled += 1
         if self._sending:
             await self.wait_sent()
@@ -73,12 +74,13 @@ class Output:
             await trio.lowlevel.checkpoint()
 
     def write_soon(self, *pieces: Piece) -> None:
-        """Send *pieces* behind what was written before, without waiting.
-
-        Raises:
-          ClientGone: the connection is lost.
-        """
-        self._queue(pieces)
+        """Send *pieces* behind what was written before, without waiting; nothing if it is lost."""
+        if self._broken:
+            return
+        for piece in pieces:
+            if piece:
+                self._backlog.append(piece)
+                self._queued += len(piece)
         if not self._sending:
             self._send_now()
 
@@ -101,7 +103,8 @@ class Output:
         position = self._queued
         while self._sent < position and not self._broken:
             await self._advanced.park()
-        self._check()
+        if self._sent < position:
+            self._check()
 
     def close(self) -> None:
         """Send nothing any more; whoever waits hears that the client has gone."""
@@ -114,13 +117,6 @@ class Output:
         if self._broken:
             raise ClientGone("the client has gone")
 
-    def _queue(self, pieces: tuple[Piece, ...]) -> None:
-        self._check()
-        for piece in pieces:
-            if piece:
-                self._backlog.append(piece)
-                self._queued += len(piece)
-
     def _send_now(self) -> None:
         """Send what the kernel takes, and leave the rest to the task."""
         if self._tls is None:
@@ -128,7 +124,6 @@ class Output:
                 self._offer()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._break(error)
-                raise ClientGone("the client has gone") from error
         if self._backlog:
             self._send_soon()
 

@@ -85,7 +85,7 @@ async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
         dropped. One that reads slowly is not.
       header_timeout: seconds for the head of a request, from its first byte (408 after that).
       body_timeout: seconds of silence within the body of a request that has no response yet
-        (408); the ``read_timeout`` of *config* is the same.
+        (408); by default the ``read_timeout`` of *config*, if it has one.
       pong_timeout: seconds for a WebSocket to answer a ping, if *config* has them sent
         (``websocket_ping_interval``).
       max_connections: open at the same time; further ones are answered 503 and closed.
@@ -103,10 +103,12 @@ async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
       LifespanFailureError: the lifespan of *app* failed; the exception is Hypercorn's.
       KeyboardInterrupt: after a graceful end, if Ctrl-C came while this was the main task.
     """
+    if config is not None and config.read_timeout is not None and body_timeout == BODY_TIMEOUT:
+        body_timeout = config.read_timeout
     limits = Limits(
         stall_timeout=stall_timeout,
         header_timeout=header_timeout,
-        body_timeout=body_timeout if config is None else config.read_timeout or body_timeout,
+        body_timeout=body_timeout,
         pong_timeout=pong_timeout,
         max_connections=max_connections,
         half_close=half_close,
@@ -130,7 +132,7 @@ async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
             await _serve_until_shutdown(server, listeners, stack, shutdown_trigger, task_status)
 
 
-async def _serve_until_shutdown(
+async def _serve_until_shutdown(  # noqa: ASYNC128 (_accept_until_shutdown calls started())
     server: Server,
     listeners: Sequence[_Listener],
     sockets: ExitStack,
@@ -151,7 +153,7 @@ async def _serve_until_shutdown(
             # Whatever has ended us: who is still there is told what can be told.
             server.begin_closing()
             if count := server.abandon():
-                logger.info("shutting down: %d connections were cut", count)
+                logger.info("shutting down: connections that are cut: %d", count)
                 with trio.CancelScope(shield=True):
                     await trio.sleep(LAST_WORDS)
             connections.cancel_scope.cancel(reason="server shutdown")
@@ -245,6 +247,8 @@ def _config(
         config.graceful_timeout = graceful_timeout
     if not config.bind:
         raise ValueError('bind is empty; name at least one address, for example "127.0.0.1:8000"')
+    if config.insecure_bind and not config.ssl_enabled:
+        raise ValueError("insecure_bind is for servers with a certificate; use bind")
     if config.quic_bind:
         raise ValueError("serve() has no QUIC; leave quic_bind out, or run `hypercorn -k trio`")
     config.set_statsd_logger_class(StatsdLogger)

@@ -83,10 +83,11 @@ class Server:
             connection.begin_closing()
 
     def abandon(self) -> int:
-        """Say the last words on every connection that is still open, and give their number."""
-        for connection in list(self._connections):
+        """Say the last words on every connection, and give the number of those that are cut."""
+        connections = [each for each in self._connections if not each.stopped]
+        for connection in connections:
             connection.abandon()
-        return len(self._connections)
+        return len(connections)
 
     async def wait_empty(self) -> None:
         """Wait until no connection is open."""

@@ -161,7 +161,7 @@ class Transport(trio.abc.Stream):
             self.close()
 
     async def aclose(self) -> None:
-        """Send a FIN, as TLS has nothing more to send; the connection closes the socket later."""
+        """Send a FIN, and do not close: TLS calls this, and the connection may linger."""
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self.send_eof()
 
