@@ -27,7 +27,7 @@ def load(target: str) -> ASGIApp:
     """
     module_name, _, path = target.partition(":")
     path = path or "app"
-    if "/" in module_name or module_name.endswith(".py") or not module_name:
+    if "/" in module_name or module_name.endswith(".py") or module_name[:1] in ("", "."):
         raise Mistake(f"{target!r} is not module:app; write it as in `import`, without .py or /")
     if (directory := os.getcwd()) not in sys.path:
         sys.path.insert(0, directory)

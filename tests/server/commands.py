@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,14 +42,20 @@ async def app(scope, receive, send):
     path = scope["path"]
     if path == "/wait":
         await trio.sleep_forever()
-    elif path == "/block":
-        time.sleep(1000)
     elif path == "/die":
         os._exit(7)
     elif path == "/finish":  # when the test says so
         while not Path("finish").exists():
             await trio.sleep(0.01)
+    elif path == "/block":
+        wait_finish()
+    elif path == "/thread":
+        await trio.to_thread.run_sync(wait_finish)
     await send({"type": "http.response.body", "body": b"last"})
+
+def wait_finish():
+    while not Path("finish").exists():
+        time.sleep(0.01)
 
 async def lifespan(receive, send):
     for stage in ("startup", "shutdown"):
@@ -83,16 +89,27 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def running(directory: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """Run ``tsstream run *args``, and kill it in the end."""
+def running(
+    directory: Path,
+    *args: str,
+    prefix: Sequence[str] = (),
+    stdout: int = subprocess.PIPE,
+    start_new_session: bool = False,
+) -> Iterator[subprocess.Popen[str]]:
+    """Run ``tsstream run *args``, and kill it in the end.
+
+    Args:
+      prefix: a command that executes the one that follows it.
+    """
     with subprocess.Popen(
-        command("run", *args),
+        [*prefix, *command("run", *args)],
         cwd=directory,
         env=environment(),
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=start_new_session,
     ) as process:
         try:
             yield process

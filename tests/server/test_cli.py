@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 import signal
 import socket
 import ssl
+import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,6 +74,86 @@ def test_a_second_signal_ends_it_at_once(directory: Path) -> None:
             read_log_until(process, "a second signal")
             process.send_signal(signal.SIGINT)
             assert process.wait(TIMEOUT) == -signal.SIGINT
+
+
+def test_further_signals_end_it_while_a_handler_blocks_the_loop(directory: Path) -> None:
+    with running(directory, "cliapp:app", *ANYWHERE) as process:
+        read_pid(process, "startup")
+        with start_response(read_address(process), "/block"):
+            # Nothing tells that the first has arrived, and until then others would be one with it.
+            press_until_over(process)
+            assert process.returncode == -signal.SIGINT
+
+
+def press_until_over(process: subprocess.Popen[str]) -> None:
+    """Press Ctrl-C again and again."""
+    deadline = time.monotonic() + TIMEOUT
+    while process.poll() is None:
+        assert time.monotonic() < deadline
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+
+
+def test_a_signal_while_a_handler_blocks_the_loop_is_not_lost(directory: Path) -> None:
+    with running(directory, "cliapp:app", *ANYWHERE) as process:
+        read_pid(process, "startup")
+        with start_response(read_address(process), "/block") as client:
+            process.send_signal(signal.SIGTERM)
+            (directory / "finish").touch()
+            assert read_body(client).endswith(b"last\r\n0\r\n\r\n")
+            assert process.wait(TIMEOUT) == 0
+
+
+def test_what_a_thread_of_a_handler_holds_up_is_said(directory: Path) -> None:
+    with running(directory, "cliapp:app", *ANYWHERE, "--graceful-timeout", "0.1") as process:
+        read_pid(process, "startup")
+        with start_response(read_address(process), "/thread"):
+            process.send_signal(signal.SIGTERM)
+            log = read_log_until(process, "WARNING tsstream: the end waits for threads")
+            assert "of the application: 1; a second signal ends all" in log
+            (directory / "finish").touch()
+            assert process.wait(TIMEOUT) == 0
+        read_pid(process, "shutdown")
+
+
+QUIET = """
+import sys
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        for stage in ("startup", "shutdown"):
+            await receive()
+            print(stage, file=sys.stderr, flush=True)
+            await send({"type": f"lifespan.{stage}.complete"})
+    else:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"answer"})
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+@pytest.mark.parametrize("closed", ["the output", "the other end of its pipe"])
+def test_nobody_need_read_the_addresses(
+    directory: Path, closed: str, workers: tuple[str, ...]
+) -> None:
+    (directory / "quiet.py").write_text(QUIET)
+    args = ("quiet:app", "--bind", "unix:socket", *ANYWHERE, *workers)
+    reader, writer = os.pipe()
+    os.close(reader)
+    prefix = ("sh", "-c", 'exec "$@" >&-', "sh") if closed == "the output" else ()
+    with running(directory, *args, stdout=writer, prefix=prefix) as process:
+        os.close(writer)
+        read_log_until(process, "startup")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(TIMEOUT)
+            client.connect(os.fspath(directory / "socket"))
+            client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            assert read_body(client).endswith(b"answer\r\n0\r\n\r\n")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT) == 0
+        assert process.stderr is not None
+        assert "Error" not in process.stderr.read()
 
 
 def test_a_signal_while_the_lifespan_starts_ends_it(directory: Path) -> None:
@@ -243,6 +327,7 @@ def test_the_help_has_examples_and_the_defaults(capsys: pytest.CaptureFixture[st
         ("cliapp.py:app", "is not module:app"),
         ("./cliapp:app", "is not module:app"),
         (":app", "is not module:app"),
+        (".cliapp:app", "is not module:app"),
     ],
 )
 def test_load_names_the_mistake(

@@ -125,6 +125,34 @@ def test_ciphers_that_are_none_are_named(tls: Config) -> None:
         check_tls(tls)
 
 
+def test_an_encrypted_key_without_a_password_is_named_and_nobody_is_asked(tls: Config) -> None:
+    encrypt_key(tls, b"right")
+    with pytest.raises(ValueError, match=f"the key in {tls.keyfile} is encrypted; set keyfile_pas"):
+        check_tls(tls)
+    assert tls.keyfile_password is None
+
+
+def test_an_encrypted_key_with_its_password_is_taken(tls: Config) -> None:
+    encrypt_key(tls, b"right")
+    tls.keyfile_password = "right"
+    assert check_tls(tls) is not None
+
+
+class CountingConfig(Config):
+    contexts = 0
+
+    def create_ssl_context(self) -> ssl.SSLContext | None:
+        CountingConfig.contexts += 1
+        return super().create_ssl_context()
+
+
+async def test_a_server_reads_its_certificate_once(tls: Config) -> None:
+    config = CountingConfig()
+    config.certfile, config.keyfile = tls.certfile, tls.keyfile
+    await apply(config)
+    assert CountingConfig.contexts == 1
+
+
 def test_an_encrypted_key_with_a_wrong_password_is_named(tls: Config) -> None:
     encrypt_key(tls, b"right")
     tls.keyfile_password = "wrong"

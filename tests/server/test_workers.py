@@ -138,6 +138,26 @@ def test_a_second_signal_ends_all_at_once(directory: Path) -> None:
             read_rest(process)  # ends with the last worker
 
 
+def test_a_second_signal_ends_all_while_a_handler_blocks_a_worker(directory: Path) -> None:
+    with running(directory, "cliapp:app", *ONE) as process:
+        _, address = read_start(process, 1)
+        with start_response(address, "/block"):
+            process.send_signal(signal.SIGINT)
+            read_log_until(process, "a second signal")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(TIMEOUT) == -signal.SIGINT
+            read_rest(process)  # ends with the worker
+
+
+def test_a_terminal_that_closes_leaves_no_warning(directory: Path) -> None:
+    with running(directory, "cliapp:app", *ONE, start_new_session=True) as process:
+        read_start(process, 1)
+        os.killpg(process.pid, signal.SIGHUP)
+        read_log_until(process, "have been replaced")
+        process.send_signal(signal.SIGHUP)  # Python looks after its resource tracker at each start
+        assert "resource_tracker" not in read_log_until(process, "have been replaced")
+
+
 def test_they_do_not_outlive_a_killed_master_even_when_they_are_busy(directory: Path) -> None:
     with running(directory, "cliapp:app", *TWO) as process:
         _, address = read_start(process, 2)

@@ -58,10 +58,15 @@ def check_request(head: Head, max_headers: int, max_size: int) -> None:
     Raises:
       Refusal: 400, 431, 501 or 505 (RFC 9110, RFC 9112, RFC 6585).
     """
-    names = [name for name, _ in head.headers]
-    if len(names) > max_headers:
-        raise Refusal(431, f"more than {max_headers} header fields")
-    if len(head.target) + sum(len(name) + len(value) for name, value in head.headers) > max_size:
+    names, size = set(), len(head.target)
+    for count, (name, value) in enumerate(head.headers, 1):
+        names.add(name)
+        size += len(name) + len(value)
+        if count > max_headers:
+            raise Refusal(431, f"more than {max_headers} header fields")
+        if name == b"host" and not HOST.fullmatch(value):
+            raise Refusal(400, "a Host that is no host")  # RFC 9112, 3.2
+    if size > max_size:
         raise Refusal(431, f"a head of more than {max_size} bytes")
     if head.http_version not in (b"1.0", b"1.1"):
         raise Refusal(505, "an HTTP version that is not spoken here")
@@ -75,9 +80,6 @@ def check_request(head: Head, max_headers: int, max_size: int) -> None:
         # Two servers that read such a request differently can be made to mix up two clients
         # (RFC 9112, 6.1 and 11.2).
         raise Refusal(400, "Transfer-Encoding with Content-Length, or in HTTP/1.0")
-    for name, value in head.headers:
-        if name == b"host" and not HOST.fullmatch(value):
-            raise Refusal(400, "a Host that is no host")  # RFC 9112, 3.2
 
 
 def is_websocket(head: Head) -> bool:
@@ -91,7 +93,7 @@ def is_websocket(head: Head) -> bool:
 
 def split_target(target: bytes) -> tuple[bytes, bytes | None]:
     """Give the path with the query, and the authority if the target names it (RFC 9112, 3.2.2)."""
-    found = ABSOLUTE.fullmatch(target)
+    found = None if target[:1] == b"/" else ABSOLUTE.fullmatch(target)
     if found is None:
         return target, None
     return (found["path"] or b"/") + (found["query"] or b""), found["authority"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import ssl
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn, cast
 
 from hypercorn.config import Config
 
@@ -93,15 +94,16 @@ def keep_loggers(config: Config) -> None:
         config.logconfig_dict = {"disable_existing_loggers": False, **config.logconfig_dict}
 
 
-def check_tls(config: Config) -> None:
-    """Try the certificate and the key of *config*, if it has them.
+def check_tls(config: Config) -> ssl.SSLContext | None:
+    """Make the TLS context of *config*; ``None`` if it has no certificate.
 
     Raises:
       OSError: one of the files cannot be read; the error has its name.
-      ValueError: they do not belong together, or are no such files, or one of them is missing.
+      ValueError: they do not belong together, or are no such files, or one of them is missing; or
+        the key is encrypted, and there is no password.
     """
     if config.certfile is None and config.keyfile is None:
-        return
+        return config.create_ssl_context()
     if config.certfile is None or config.keyfile is None:
         # Hypercorn would serve without encryption.
         raise ValueError("TLS needs both a certfile and a keyfile")
@@ -110,16 +112,27 @@ def check_tls(config: Config) -> None:
             # The error of the ssl module has no file name. A number would be a file descriptor.
             open(os.fspath(path), "rb").close()
     try:
-        config.create_ssl_context()
+        return _asking_nobody(config).create_ssl_context()
     except ssl.SSLError as error:
         raise ValueError(_tls_mistake(config) or f"TLS cannot be set up: {error}") from error
+
+
+def _asking_nobody(config: Config) -> Config:
+    """Keep OpenSSL from asking for the password of a key on the terminal."""
+
+    def refuse() -> NoReturn:
+        raise ValueError(f"the key in {config.keyfile} is encrypted; set keyfile_password")
+
+    if config.keyfile_password is None:
+        config = copy.copy(config)
+        config.keyfile_password = cast(Any, refuse)  # the ssl module takes it, too
+    return config
 
 
 def _tls_mistake(config: Config) -> str | None:
     """Find the setting because of which there is no TLS, by trying one after the other."""
     certfile, keyfile = str(config.certfile), config.keyfile
-    # Not None as a password: OpenSSL would ask for it on the terminal, again.
-    password = config.keyfile_password or ""
+    password = config.keyfile_password or ""  # with None OpenSSL would ask for it
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     steps: dict[str, Callable[[], object]] = {
         "ciphers": partial(context.set_ciphers, config.ciphers),

@@ -76,6 +76,7 @@ class Connection:
         self._output: Output | None = None
         self._reading = trio.CancelScope()  # round the driver's run()
         self._waiting = trio.CancelScope()  # round one wait for the client
+        self._in_read = False
         self._deadline = math.inf
         self._accepted = trio.current_time()
         self._expired = False
@@ -89,6 +90,11 @@ class Connection:
         """What goes out."""
         assert self._output is not None, "nothing is sent before the connection is set up"
         return self._output
+
+    @property
+    def _header_timeout(self) -> float:
+        limit = self.limits.header_timeout
+        return math.inf if limit is None else limit
 
     @property
     def stopped(self) -> bool:
@@ -122,10 +128,13 @@ class Connection:
         stream = self._transport if self._tls is None else self._tls
         # A scope for each wait, as a deadline that passes while the bytes arrive is none.
         with trio.CancelScope(deadline=self._deadline) as self._waiting:  # noqa: ASYNC912
+            self._in_read = True
             try:
                 return bytes(await stream.receive_some(RECEIVE_SIZE))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return b""
+            finally:
+                self._in_read = False
         self._expired = True
         self._reading.cancel()
         await trio.lowlevel.checkpoint()
@@ -141,7 +150,8 @@ class Connection:
     def set_deadline(self, seconds: float | None) -> None:
         """Stop reading after *seconds*, and let the driver say so (``on_deadline``)."""
         self._deadline = math.inf if seconds is None else trio.current_time() + seconds
-        self._waiting.deadline = self._deadline
+        if self._in_read:
+            self._waiting.deadline = self._deadline
 
     def stop(self, *, linger: bool) -> None:
         """End the driver's ``run()``, and close the connection behind what was written.
@@ -220,7 +230,7 @@ class Connection:
         # what it got is complete.
         tls = trio.SSLStream(self._transport, ssl_context, server_side=True)
         try:
-            with trio.fail_after(self.config.ssl_handshake_timeout):
+            with trio.fail_after(min(self.config.ssl_handshake_timeout, self._header_timeout)):
                 await tls.do_handshake()
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             if not self.gone:

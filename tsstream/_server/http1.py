@@ -140,6 +140,8 @@ class HTTP1:
             await self._take_data(event.data)
         elif kind is h11.EndOfMessage:
             self._take_end()
+            if self._phase is Phase.RESPONSE and not self._h11.trailing_data[0]:
+                await self._read()  # h11 would ask for that
         elif kind is h11.Request:
             await self._begin(event)
         else:
@@ -327,7 +329,8 @@ class HTTP1:
             self._connection.set_deadline(DROP_TIMEOUT)
         else:
             self._stop(linger=True)
-        self._moved_on.unpark_all()
+        if self._moved_on:
+            self._moved_on.unpark_all()
 
     def _make_h11(self) -> h11.Connection:
         return h11.Connection(

@@ -54,7 +54,8 @@ class Inbox:
             self._messages.append((message, size))
             self.size += size
             self._weight += size + OVERHEAD
-            self._arrived.unpark()
+            if self._arrived:
+                self._arrived.unpark()
 
     def disconnect(self, message: dict[str, Any]) -> None:
         """Let every ``receive()`` from now on give *message*; the first one counts."""
@@ -62,8 +63,9 @@ class Inbox:
             self._farewell = message
             self._messages.clear()
             self.size = self._weight = 0
-            self._arrived.unpark_all()
-            self._taken.unpark_all()
+            for waiting in (self._arrived, self._taken):
+                if waiting:
+                    waiting.unpark_all()
 
     async def receive(self) -> dict[str, Any]:
         """Give the next message: the application's ``receive()``."""
@@ -83,7 +85,7 @@ class Inbox:
         message, size = self._messages.popleft()
         self.size -= size
         self._weight -= size + OVERHEAD
-        if not self.full:
+        if self._taken and not self.full:
             self._taken.unpark_all()
         if size and self._on_taken is not None:
             self._on_taken(size)

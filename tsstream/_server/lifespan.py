@@ -68,7 +68,7 @@ class _Call:
         self._taken = False  # the application has received something
         self._inbox = Inbox(on_taken=self._note_taken)
         self._inbox.put({"type": "lifespan.startup"}, 1)
-        self._ending = self._ended = False
+        self._ending = self._ended = self._over = False
         self._failure: LifespanFailureError | None = None
         self._changed = trio.lowlevel.ParkingLot()
 
@@ -77,7 +77,7 @@ class _Call:
         failure = None
         try:
             with self.scope:
-                await self._app(self._asgi_scope, self._inbox.receive, self._take)
+                await self._app(self._asgi_scope, self._receive, self._take)
         except BaseException as error:  # noqa: ASYNC103 (what is no error is raised)
             others, failure = split_cancelled(unwrapped(error))
             if others is not None:
@@ -87,7 +87,7 @@ class _Call:
                 self._failure = LifespanFailureError("shutdown", str(failure))
             else:
                 await self._log(failure)
-        self.started = self._ended = True
+        self.started = self._ended = self._over = True
         self._changed.unpark_all()
 
     async def wait(self, condition: Callable[[], bool], stage: Stage, limit: float) -> None:
@@ -115,8 +115,16 @@ class _Call:
         self._ending = True
         self._changed.unpark_all()
         self._inbox.put({"type": "lifespan.shutdown"})
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope(shield=True), trio.move_on_after(limit + 1):
             await self.wait(lambda: self._ended, "shutdown", limit)
+            while not self._over:  # it may have more to clean up than it has told of
+                await self._changed.park()
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._ended:
+            self._over = True  # it waits for what will not come
+            self._changed.unpark_all()
+        return await self._inbox.receive()
 
     def _note_taken(self, size: int) -> None:
         self._taken = True

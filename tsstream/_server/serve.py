@@ -122,8 +122,7 @@ async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
     host = Host(farewell_spread=farewell_spread)
     wrapped = wrap_app(cast(Any, app), config.wsgi_max_body_size, "asgi")
     server = Server(wrapped, config, limits, WorkerContext(_max_requests(config)), host)
-    check_tls(config)
-    ssl_context = config.create_ssl_context()
+    ssl_context = check_tls(config)
     with _open_log(config), ExitStack() as stack, unwrapping():
         secure, plain = await _open_sockets(config, stack)
         listeners = [_Listener(sock, ssl_context) for sock in secure]
@@ -140,7 +139,9 @@ async def _serve_until_shutdown(  # noqa: ASYNC128 (_accept_until_shutdown calls
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     async with trio.open_nursery() as nursery:
-        connections = await nursery.start(_hold_connections, server)
+        connections, scope = await nursery.start(_hold_connections, server)
+        # Nobody ends them but we ourselves. Not before: a start() that is cancelled would wait.
+        scope.shield = True
         try:
             with sockets:  # who comes after this is refused
                 interrupted = await _accept_until_shutdown(
@@ -161,12 +162,14 @@ async def _serve_until_shutdown(  # noqa: ASYNC128 (_accept_until_shutdown calls
         raise KeyboardInterrupt
 
 
-async def _hold_connections(server: Server, *, task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    """Hold the nursery of all connections, which nobody cancels but the server itself."""
-    with trio.CancelScope(shield=True):
+async def _hold_connections(
+    server: Server, *, task_status: trio.TaskStatus[tuple[trio.Nursery, trio.CancelScope]]
+) -> None:
+    """Hold the nursery of all connections."""
+    with trio.CancelScope() as scope:
         async with trio.open_nursery() as connections:
             await connections.start(server.hangups.run_watch)
-            task_status.started(connections)
+            task_status.started((connections, scope))
             await trio.sleep_forever()
 
 

@@ -28,6 +28,7 @@ FULL = (
 FULL_LINGER = 1.0  # seconds
 # accept() fails with these when the process, or the machine, has no more to give.
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+RECORD_INTERVAL = 60.0  # seconds
 EXHAUSTED_PAUSE = 0.1  # seconds: as in trio.serve_listeners()
 
 
@@ -53,7 +54,8 @@ class Server:
         self._connections: set[Connection] = set()
         limit = limits.max_connections
         self._max_connections = math.inf if limit is None else limit
-        self._refused = 0  # connections, since the last that was not
+        self._refused = 0  # times, since the last record of it
+        self._next_record = -math.inf
         self._left = trio.lowlevel.ParkingLot()
 
     async def accept(
@@ -107,7 +109,6 @@ class Server:
             stream.socket.close()
             return
         self._connections.add(connection)
-        self._note_success()
         try:
             await connection.run(ssl_context)
         finally:
@@ -115,14 +116,11 @@ class Server:
             self._left.unpark_all()
 
     def _note_refusal(self, why: str) -> None:
-        """Log the first connection of many that cannot be served."""
+        """Log that connections are refused, but not for each."""
         self._refused += 1
-        if self._refused == 1:
-            logger.warning("connections are refused: %s", why)
-
-    def _note_success(self) -> None:
-        if self._refused:
-            logger.warning("connections are served again; %d were refused", self._refused)
+        if trio.current_time() >= self._next_record:
+            logger.warning("connections are refused: %s (%d times)", why, self._refused)
+            self._next_record = trio.current_time() + RECORD_INTERVAL
             self._refused = 0
 
 

@@ -113,11 +113,13 @@ def start_worker(job: Job, sockets: Sockets, patience: float) -> Worker:
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(job, sockets, writer))
     # The signals are blocked, not ignored as Hypercorn does it: ignored, a Ctrl-C that comes at
-    # this moment would be lost. Python 3.11 unblocks SIGINT when it starts the resource tracker,
-    # so that is started before.
-    resource_tracker.ensure_running()
+    # this moment would be lost.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, MASTERS_SIGNALS)
     try:
+        # Python 3.11 unblocks SIGINT when it starts the resource tracker, so that is started here.
+        # With SIGHUP blocked, or it would die of it.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, MASTERS_SIGNALS)
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
