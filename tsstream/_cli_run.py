@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from types import FrameType
-from typing import Protocol, TypeAlias
+from typing import Protocol, TextIO, TypeAlias
 
 import trio
 
@@ -32,6 +32,8 @@ MISTAKE = 2  # the command cannot do what it was asked, as in argparse
 INTERRUPTED = 128 + signal.SIGINT  # Ctrl-C, before anything has started; as in shells
 BROKEN = 3  # of a worker only: a MISTAKE that the change of a file may undo
 
+WORKERS_SIGNALS = (signal.SIGTERM,)
+HOLDUP = 1.0  # seconds that the end may take, after the responses' own, before a word is said
 OVERTIME = 2.0  # seconds: what a worker gets to end after everything in it has timed out
 
 logger = logging.getLogger("tsstream")
@@ -57,10 +59,10 @@ def _with_exit_code(fn: Callable[..., int], *args: object) -> int:
     try:
         return fn(*args)
     except Mistake as error:
-        sys.stderr.write(f"tsstream: {error}\n")
+        _say(f"tsstream: {error}", sys.stderr)
         return BROKEN if isinstance(error, BrokenModule) else MISTAKE
     except LifespanFailureError as error:
-        sys.stderr.write(f"tsstream: {error}\n")
+        _say(f"tsstream: {error}", sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -94,8 +96,15 @@ def _run_reloading(options: Options) -> int:
 
 def _print_addresses(addresses: Sequence[str], note: str = "") -> None:
     for address in addresses:
-        sys.stdout.write(f"Running on {address}{note} (Ctrl-C to stop)\n")
-    sys.stdout.flush()
+        _say(f"Running on {address}{note} (Ctrl-C to stop)", sys.stdout)
+
+
+def _say(line: str, stream: TextIO | None) -> None:
+    """Write *line*; that nobody reads *stream*, or that there is none, changes nothing."""
+    if stream is not None:
+        with suppress(OSError):
+            stream.write(f"{line}\n")
+            stream.flush()
 
 
 async def _serve(
@@ -116,18 +125,27 @@ async def _serve(
         shutdown.set()
 
     start = partial(serve, app, config, shutdown_trigger=shutdown.wait, **options.limits)
-    with unwrapping():
-        async with trio.open_nursery() as signals:
-            if worker:
-                # All but the first change nothing: whoever stops a whole service, such as systemd,
-                # sends one to each process, and so does the master.
-                await signals.start(_call_on_signal, stop, (signal.SIGTERM,), pass_over)
-            else:
-                await signals.start(_call_on_signal, stop)
+    # All signals to a worker but the first change nothing: whoever stops a whole service, such as
+    # systemd, sends one to each process, and so does the master.
+    handling = _on_signal(stop, WORKERS_SIGNALS, pass_over) if worker else _on_signal(stop)
+    with handling, unwrapping():
+        async with trio.open_nursery() as watch:
+            watch.start_soon(_warn_of_threads, shutdown, config.graceful_timeout)
             async with trio.open_nursery() as server:
                 with starting, _naming_the_mistake():
                     announce(await server.start(start))
-            signals.cancel_scope.cancel()
+            watch.cancel_scope.cancel()
+
+
+async def _warn_of_threads(shutdown: trio.Event, graceful_timeout: float) -> None:
+    """Say what may hold up the end, and cannot be cut as connections are."""
+    await shutdown.wait()
+    await trio.sleep(graceful_timeout + HOLDUP)
+    if count := trio.to_thread.current_default_thread_limiter().borrowed_tokens:
+        logger.warning(
+            "not over yet; threads of the application that still run: %d; a second signal ends all",
+            count,
+        )
 
 
 async def _run_master(
@@ -152,11 +170,8 @@ async def _run_master(
             stack.close()  # who comes now is refused, instead of waiting for nothing
             served.stop()
 
-        async with trio.open_nursery() as signals:
-            await signals.start(_call_on_signal, stop)
-            code = await served.run(partial(_print_addresses, note=note))
-            signals.cancel_scope.cancel()
-        return code
+        with _on_signal(stop):
+            return await served.run(partial(_print_addresses, note=note))
 
 
 async def _open_sockets(config: Config, stack: ExitStack) -> Sockets:
@@ -204,20 +219,27 @@ def _log_stop(config: Config) -> None:
     logger.info("stopping: responses have %g s; a second signal ends all", config.graceful_timeout)
 
 
-async def _call_on_signal(
-    fn: Callable[[], None],
+@contextmanager
+def _on_signal(
+    fn: Callable[[], object],
     numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
     then: Handler = signal.SIG_DFL,
-    *,
-    task_status: trio.TaskStatus[None],
-) -> None:
-    """Call *fn* at the first of the signals, and *then* at all others."""
-    with trio.open_signal_receiver(*numbers) as signals:
-        task_status.started()
-        async for _ in signals:
-            break
-    # By default the second signal ends the process. It is not left to Trio: a KeyboardInterrupt
-    # waits for whatever is shielded.
-    for number in numbers:
-        signal.signal(number, then)
-    fn()
+) -> Iterator[None]:
+    """Call *fn*, as soon as Trio can, at the first of the signals; and *then* at all others."""
+    token = trio.lowlevel.current_trio_token()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        # By default the second signal ends the process. It is not left to Trio, whose loop may be
+        # blocked by a handler, and whose KeyboardInterrupt waits for whatever is shielded.
+        for each in numbers:
+            signal.signal(each, then)
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(fn)
+
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, handler)

@@ -110,8 +110,8 @@ def test_what_a_thread_of_a_handler_holds_up_is_said(directory: Path) -> None:
         read_pid(process, "startup")
         with start_response(read_address(process), "/thread"):
             process.send_signal(signal.SIGTERM)
-            log = read_log_until(process, "WARNING tsstream: the end waits for threads")
-            assert "of the application: 1; a second signal ends all" in log
+            log = read_log_until(process, "WARNING tsstream: not over yet; threads")
+            assert "that still run: 1; a second signal ends all" in log
             (directory / "finish").touch()
             assert process.wait(TIMEOUT) == 0
         read_pid(process, "shutdown")

@@ -44,7 +44,7 @@ class Wire:
 @asynccontextmanager
 async def gathering(wire: Wire) -> AsyncIterator[Gatherer]:
     """Gather for *wire*; fail if the gatherer's task does not end."""
-    with trio.fail_after(IN_TIME):
+    with trio.fail_after(IN_TIME):  # noqa: ASYNC100
         async with trio.open_nursery() as nursery:
             yield Gatherer(nursery, wire.send)
 

@@ -72,8 +72,10 @@ def check_request(head: Head, max_headers: int, max_size: int) -> None:
         raise Refusal(505, "an HTTP version that is not spoken here")
     if head.method == b"CONNECT":
         raise Refusal(501, "CONNECT is for proxies")
-    if not (head.target[:1] == b"/" or head.target == b"*" or ABSOLUTE.fullmatch(head.target)):
-        raise Refusal(400, "the request's target is not a path")
+    if head.target[:1] != b"/" and head.target != b"*":
+        absolute = ABSOLUTE.fullmatch(head.target)
+        if absolute is None or not HOST.fullmatch(absolute["authority"]):
+            raise Refusal(400, "the request's target is not a path")
     if b"transfer-encoding" in names and (
         b"content-length" in names or head.http_version == b"1.0"
     ):

@@ -256,13 +256,16 @@ class Connection:
             self._driver = HTTP2(self)
             await self._driver.run(b"")
             return
-        data = b""
-        while HTTP2_PREFACE.startswith(data) and data != HTTP2_PREFACE:
+        data = await self.read()
+        self._driver = HTTP1(self)
+        while data and HTTP2_PREFACE.startswith(data) and data != HTTP2_PREFACE:
             if not (more := await self.read()):
                 return
             data += more
-        self._driver = HTTP2(self) if data.startswith(HTTP2_PREFACE) else HTTP1(self)
-        await self._driver.run(data)
+        if data.startswith(HTTP2_PREFACE):
+            self._driver = HTTP2(self)
+        if data:
+            await self._driver.run(data)
 
     async def _close_gracefully(self) -> None:
         with trio.move_on_after(LINGER), suppress(ClientGone, *LOST):
@@ -272,7 +275,7 @@ class Connection:
             else:
                 await self._tls.aclose()  # which does the same with our transport
             # What is waiting unread already would make a reset of our closing, too.
-            while (self._linger or self._transport.unread) and await self._drop_some():
+            while (self._linger or self._transport.drop_unread()) and await self._drop_some():
                 pass
         self.hang_up()
 

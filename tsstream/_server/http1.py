@@ -39,7 +39,7 @@ STREAM_ID = 1  # Hypercorn's events have one
 UNREAD = 1024 * 1024  # bytes: of a body that nobody wants, dropped to keep the connection (RQ-25)
 DROP_TIMEOUT = 1.0  # seconds: for the same
 EMPTY_LINES = 4  # bytes: before a request
-EVENTS_PER_CHECKPOINT = 64
+PARTS_PER_CHECKPOINT = 64  # of a body
 COMPLETE: Final = {"type": "http.request", "body": b"", "more_body": False}
 
 
@@ -62,8 +62,8 @@ class HTTP1:
         self._requests = 0
         self._response = self._make_response()
         self._unread = 0  # bytes of the body that are still to come, if the client has said so
-        self._events = 0  # parts of bodies, ever
         self._dropped = 0  # bytes of it that nobody wanted
+        self._parts = 0  # of bodies, ever
         self._moved_on = trio.lowlevel.ParkingLot()
         self._send_event: dict[type[Event], Callable[[Any], Awaitable[None]]] = {
             Body: self._send_body,
@@ -221,12 +221,12 @@ class HTTP1:
             return
         inbox = self._inbox
         inbox.put({"type": "http.request", "body": bytes(data), "more_body": True}, len(data))
-        self._events += 1
+        self._parts += 1
         if inbox.full:
             self._connection.set_deadline(None)
             with self._connection.parked():
                 await inbox.wait_room()
-        elif self._events % EVENTS_PER_CHECKPOINT == 0:
+        elif self._parts % PARTS_PER_CHECKPOINT == 0:
             await trio.lowlevel.checkpoint()  # a packet may hold thousands of chunks
 
     def _take_end(self) -> None:

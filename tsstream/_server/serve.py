@@ -83,7 +83,8 @@ async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
       graceful_timeout: in seconds; by default that of *config*, which is 3 s if it does not say.
       stall_timeout: seconds; a client that accepts nothing of what it is sent for so long is
         dropped. One that reads slowly is not.
-      header_timeout: seconds for the head of a request, from its first byte (408 after that).
+      header_timeout: seconds for the head of a request, from its first byte (408 after that), and
+        for a TLS handshake.
       body_timeout: seconds of silence within the body of a request that has no response yet
         (408); by default the ``read_timeout`` of *config*, if it has one.
       pong_timeout: seconds for a WebSocket to answer a ping, if *config* has them sent

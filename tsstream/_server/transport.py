@@ -133,9 +133,8 @@ class Transport(trio.abc.Stream):
         self._more_expected = len(data) == size
         return data
 
-    @property
-    def unread(self) -> bool:
-        """Bytes of the client are waiting; some of them are dropped by this look at them."""
+    def drop_unread(self) -> bool:
+        """Drop what has arrived and nobody has read; say whether there was anything."""
         try:
             return bool(self._receive_nowait(RECEIVE_SIZE))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
