@@ -158,6 +158,47 @@ async def test_a_client_that_sees_the_end_and_stops_is_let_go_at_once() -> None:
             assert raw.ended == "fin"  # sent before the client has ended its upload
 
 
+async def test_an_answer_within_a_packet_of_small_chunks_keeps_the_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # The reader lets others run between the chunks; the answer may be complete after that.
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        for _ in range(int(scope["path"][1:])):
+            await receive()
+        await answer(send, b"too large", 413)
+
+    async with open_guarded(http(app)) as port, assert_no_leaks(), open_raw(port) as raw:
+        for count in range(0, 200, 7):
+            await raw.request("POST", f"/{count}", {"transfer-encoding": "chunked"})
+            await raw.send_all(b"1\r\na\r\n" * 1000 + b"0\r\n\r\n")
+            await read_refusal(raw)
+    assert records(caplog) == []
+
+
+async def test_a_body_that_goes_wrong_behind_its_answer_is_no_error_of_the_app(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    size = 300_000
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await answer(send, b"x" * size)
+
+    calls = Calls(http(app))
+    async with open_guarded(calls, send_buffer=20_000) as port:
+        async with open_raw(port, receive_buffer=10_000) as raw:
+            await send_head(raw, 0, chunked=True)
+            await trio.testing.wait_all_tasks_blocked(0.02)  # the answer waits for its client
+            await raw.send_all(b"this is no chunk\r\n")
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            assert (await raw.read_head())[0] == 200
+            assert await raw.read_body() == b"x" * size
+        await calls.wait_returned()
+    assert calls.raised == []
+    (record,) = records(caplog)
+    assert record.startswith("INFO ")
+
+
 async def test_the_app_hears_a_disconnect_once_it_has_answered() -> None:
     # ASGI: receive() after the response gives http.disconnect, whatever is unread.
     heard: list[str] = []
@@ -219,6 +260,21 @@ async def test_100_continue_is_sent_when_the_app_first_wants_the_body(transport:
         await raw.send_all(b"body")
         assert (await raw.read_head())[0] == 200
         assert await raw.read_body() == b"body"
+
+
+async def test_a_client_that_has_reset_before_100_continue_is_a_disconnect() -> None:
+    # Nothing has been heard of that yet: sending finds it out.
+    heard: list[str] = []
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        raw.abort()
+        heard.append((await receive())["type"])
+
+    calls = Calls(http(app))
+    async with open_guarded(calls) as port, open_raw(port) as raw:
+        await expecting(raw, 4, chunked=False)
+        await calls.wait_returned()
+    assert heard == ["http.disconnect"]
 
 
 async def test_100_continue_is_sent_once() -> None:

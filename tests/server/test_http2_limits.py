@@ -18,8 +18,8 @@ from probes import IN_TIME, PROMPT
 from wire import H2Connection, RawConnection, Truncated, open_guarded, open_h2, open_raw
 
 from tsstream._asgi import Receive, Send
-from tsstream._server.transport import RECEIVE_SIZE
 from tsstream._server.output import BACKLOG, Output
+from tsstream._server.transport import RECEIVE_SIZE
 
 Codes = h2.errors.ErrorCodes
 ENDING = (Type.DATA, Type.HEADERS)

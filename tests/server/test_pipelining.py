@@ -120,6 +120,63 @@ async def test_a_broken_pipelined_request_is_400_behind_the_answer_before_it() -
             assert await raw.read_until_closed() == b""
 
 
+@pytest.mark.parametrize("lines", [b"\r\n", b"\r\n\r\n", b"\n"])
+@pytest.mark.parametrize("together", [True, False])
+async def test_empty_lines_before_a_request_are_nothing(lines: bytes, together: bool) -> None:
+    # RFC 9112, 2.2: old clients end a body with one.
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await answer(send, await read_request(receive))
+
+    async with open_guarded(http(app)) as port, open_raw(port) as raw:
+        pieces = [piece for _ in range(3) for piece in (lines, requests("/", data=b"body"))]
+        await raw.send_all(pieces.pop(0))  # a connection can begin with one, too
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        for data in [b"".join(pieces)] if together else pieces:
+            await raw.send_all(data)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        for _ in range(3):
+            assert await read_answer(raw) == b"body"
+
+
+async def test_empty_lines_without_end_are_400() -> None:
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await answer(send)
+
+    async with open_guarded(http(app)) as port, assert_no_leaks(), open_raw(port) as raw:
+        await raw.send_all(b"\r\n" * 1000)
+        with trio.fail_after(IN_TIME):
+            assert (await raw.read_head())[0] == 400
+
+
+async def test_a_connection_serves_as_many_requests_as_it_may_and_says_which_is_the_last() -> None:
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await answer(send)
+
+    said: list[str | None] = []
+    async with open_guarded(http(app), keep_alive_max_requests=3) as port, open_raw(port) as raw:
+        await raw.send_all(requests(*["/"] * 5))
+        for _ in range(3):
+            said.append((await raw.read_head())[1].get("connection"))
+            assert await raw.read_body() == b"ok"
+        with trio.fail_after(IN_TIME):
+            assert await raw.read_until_closed() == b""
+    assert said == [None, None, "close"]
+
+
+async def test_a_target_with_a_host_is_a_path_and_that_host() -> None:
+    # RFC 9112, 3.2.2: the Host field is ignored.
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        parts = scope["raw_path"], scope["query_string"], *hosts
+        await answer(send, b" ".join(parts))
+
+    async with open_guarded(http(app)) as port, open_raw(port) as raw:
+        await raw.request("GET", "http://other:80?next=/admin")
+        assert await read_answer(raw) == b"/ next=/admin other:80"
+        await raw.request("GET", "/a?b")
+        assert await read_answer(raw) == b"/a b 127.0.0.1"
+
+
 async def test_the_client_may_send_without_end_while_it_is_answered_and_no_memory_is_used() -> None:
     # What is not this request's turn stays with the client.
     async def app(scope: Any, receive: Receive, send: Send) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -169,6 +170,70 @@ async def test_an_app_that_takes_its_time_with_a_body_is_no_silence_of_the_clien
         await raw.request("POST", "/", body=b"x" * size)
         assert (await raw.read_head())[0] == 200
         assert await raw.read_body() == str(size).encode()
+
+
+async def test_a_client_that_waits_for_100_continue_is_not_silent() -> None:
+    wanted = trio.Event()
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await wanted.wait()
+        await answer(send, await read_request(receive))
+
+    async with open_guarded(http(app), body_timeout=LIMIT) as port, open_raw(port) as raw:
+        await raw.request("POST", "/", {"content-length": "4", "expect": "100-continue"})
+        await trio.sleep(1.2 * LIMIT)
+        wanted.set()
+        assert (await raw.read_head())[0] == 100
+        data, took = await until_closed(raw, LIMIT)  # now it is
+        assert data.startswith(b"HTTP/1.1 408 ")
+        assert took > 0.8 * LIMIT
+
+
+async def test_the_header_timeout_is_not_begun_again_by_the_first_byte() -> None:
+    async with open_guarded(http(echo), header_timeout=LIMIT) as port, open_raw(port) as raw:
+        await trio.sleep(0.6 * LIMIT)
+        await raw.send_all(HEAD)
+        data, _ = await until_closed(raw, 0.5 * LIMIT)
+        assert data.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("data", [b"P", b"PO", b"PRI * HTTP/2.0\r\n"])
+async def test_what_could_be_either_protocol_is_408_too(data: bytes) -> None:
+    async with open_guarded(http(echo), header_timeout=0.05) as port, open_raw(port) as raw:
+        await raw.send_all(data)
+        assert (await until_closed(raw, 0.05))[0].startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize(
+    ("begun", "rest"),
+    [
+        (b"POST / HTTP/1.1\r\nhost: a\r\n", b"content-length: 3\r\n\r\nabc"),
+        (b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n", b"abc"),
+        (b"", b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc"),
+    ],
+    ids=["head", "body", "idle"],
+)
+async def test_what_came_in_time_is_in_time_though_the_server_was_busy(
+    begun: bytes, rest: bytes
+) -> None:
+    # The bytes and the deadline are found in the same tick. The application must not be called for
+    # nothing: its client would ask again.
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        data = await read_request(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        await answer(send, data)
+
+    limits: Any = {"header_timeout": 0.05, "body_timeout": 0.05, "keep_alive_timeout": 0.05}
+    async with open_guarded(http(app), **limits) as port, open_raw(port) as raw:
+        assert await get(raw) == 200  # so that it can be idle
+        assert await raw.read_body() == b""
+        await raw.send_all(begun)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        raw.stream.socket._sock.send(rest)  # type: ignore[attr-defined]  # without a checkpoint
+        time.sleep(0.1)  # noqa: ASYNC251 (the event loop is busy)
+        with trio.fail_after(IN_TIME):
+            assert (await raw.read_head())[0] == 200
+            assert await raw.read_body() == b"abc"
 
 
 @pytest.mark.parametrize(
