@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from wire import open_server
 from tsstream import App, HTTPError, Request, Response
 from tsstream._asgi import Receive, Scope, Send
 from tsstream._errors import is_logged, mark_logged
-from tsstream._http.host import EXTENSION, Host, host_of
+from tsstream._http.host import CLIENT, EXTENSION, Client, Host, client_of, host_of
 from tsstream._http.lifespan import _warn_of_bare_hypercorn
 from tsstream.testing import open_client
 
@@ -38,6 +39,14 @@ def test_the_host_is_found_in_the_scope() -> None:
 )
 def test_another_server_has_none(scope: Scope) -> None:
     assert host_of(scope) is None
+
+
+def test_the_host_and_the_client_survive_a_copy_of_the_scope() -> None:
+    # Hypercorn's ProxyFixMiddleware makes one.
+    host, client = Host(), Client()
+    scope = copy.deepcopy({"extensions": {**on_guarded(host), CLIENT: client}, "headers": []})
+    assert host_of(scope) is host
+    assert client_of(scope) is client
 
 
 # The rest of a request's body is the guarded server's to drop

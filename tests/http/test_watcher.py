@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import trio
 from asgi import DISCONNECT, NO_BODY, Server, chunk, make_app
+from farewells import on_guarded
+from probes import Endings
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tsstream import Response
+from tsstream._http.host import CLIENT, Client
 
 
 async def answer(request: object) -> Response:
@@ -269,3 +272,90 @@ async def test_what_still_comes_after_a_cut_does_not_hold_the_event_loop(data: b
         assert isinstance(server.error, ValueError)
         assert server.reads < server.PATIENCE
         app.nursery.cancel_scope.cancel()
+
+
+# The guarded server tells of the client's leaving at any moment (HOST fault 9)
+
+
+class Leaves(Server):
+    """Tells of the client's leaving at the moment at which it gives its last message."""
+
+    def __init__(self, *requests: Any, left: bool = True) -> None:
+        super().__init__(*requests)
+        self.client = Client()
+        self._last = len(requests) if left else 0
+
+    async def receive(self) -> Any:
+        message = await super().receive()
+        if self.reads == self._last:
+            self.client.leave()
+        return message
+
+    async def call_guarded(self, handler: Any) -> Endings:
+        told = Endings()
+        extensions = {**on_guarded(), CLIENT: self.client}
+        await self.call(make_app(handler, on_end=told), "POST", extensions=extensions)
+        return told
+
+
+async def read_on(request: Any) -> Response:
+    with pytest.raises(trio.Cancelled):
+        await request.read()
+    await trio.lowlevel.checkpoint()
+    raise AssertionError
+
+
+@pytest.mark.parametrize("handler", [wait, read_on, endless])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [chunk(b"a")],
+        [chunk(b"")],
+        [chunk(b"a", more=False)],
+        [NO_BODY],
+        [DISCONNECT],
+        [chunk(b""), chunk(b"a")],
+        [chunk(b""), NO_BODY],
+        [chunk(b""), DISCONNECT],
+        [*[chunk(b"")] * 7, chunk(b"")],
+        [{"type": "http.surprise"}],
+    ],
+    ids=repr,
+)
+async def test_a_client_that_leaves_while_a_message_arrives_has_left(
+    messages: list[Any], handler: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Leaves(*messages)
+    told = await server.call_guarded(handler)
+    assert told.reasons == ["disconnect"]
+    assert server.error is None
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("more", [True, False])
+async def test_a_client_that_leaves_while_a_chunk_is_handed_over_has_left(
+    more: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(request: Any) -> Response:
+        assert await request.body.receive() == b"a"
+        server.client.leave()  # before the watcher knows that the chunk was taken, or after
+        return await wait(request)
+
+    for _ in range(20):
+        server = Leaves(chunk(b"a", more=more), left=False)
+        told = await server.call_guarded(handler)
+        assert told.reasons == ["disconnect"]
+        assert server.error is None
+    assert caplog.records == []
+
+
+async def test_a_client_that_leaves_behind_a_chunk_that_nobody_takes_has_left() -> None:
+    async def handler(request: Any) -> Response:
+        await wait_all_tasks_blocked()
+        server.client.leave()
+        return await wait(request)
+
+    server = Leaves(chunk(b"a"), left=False)
+    told = await server.call_guarded(handler)
+    assert told.reasons == ["disconnect"]
+    assert server.error is None

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from guarded import answer, body, http, open_guarded_on, start
 from probes import IN_TIME, Calls, get
 from wire import Truncated, open_guarded, open_raw
@@ -135,3 +136,30 @@ async def test_what_is_ordinary_is_not_logged(
             with trio.fail_after(IN_TIME):
                 assert await raw.read_until_closed() == b""
     assert said(caplog) == []
+
+
+@pytest.mark.parametrize("parked", [False, True])
+async def test_what_an_app_raises_when_it_is_told_of_a_hang_up_ends_nothing_else(
+    parked: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    # It is called by a task of the server: the one that watches all connections not being read.
+    def fail() -> None:
+        raise LookupError("not now")
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/":
+            scope["extensions"]["tsstream.client"].on_leave = fail
+            begun.set()
+            await trio.sleep_forever()
+        await answer(send)
+
+    begun = trio.Event()
+    async with open_guarded(http(app)) as port, open_raw(port) as other:
+        async with open_raw(port) as raw:
+            await raw.request("POST", "/", {"content-length": "1000000"})
+            await raw.send_all(b"x" * (200_000 if parked else 10))
+            await begun.wait()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert await get(other, "/other") == 200
+    assert said(caplog) == [("ERROR", True)]

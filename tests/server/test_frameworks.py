@@ -72,7 +72,7 @@ async def test_a_live_stream_behind_a_copied_scope_says_farewell_at_shutdown() -
         with trio.fail_after(PROMPT):
             await raw.read_body()  # to its clean end
     assert ends.took < PROMPT
-    assert endings.reasons == ["server shutdown"]
+    assert endings.reasons == ["shutdown"]
 
 
 @pytest.mark.parametrize("way", ["close", "abort"])
@@ -94,7 +94,7 @@ async def test_a_client_that_leaves_behind_an_unread_chunk_is_heard_through_a_co
         await trio.testing.wait_all_tasks_blocked(0.02)
         await leave(raw, way)
         await calls.wait_returned(within=PROMPT)
-    assert endings.reasons == ["client disconnected"]
+    assert endings.reasons == ["disconnect"]
 
 
 async def test_starlette_answers_more_than_once_on_a_connection() -> None:

@@ -124,8 +124,8 @@ class HTTP1:
             self._connection.output.write_soon(self._exchange.last_words())
         elif self._unanswered:
             self._response.refuse(503)
-            exchange, self._exchange = self._exchange, None
-            exchange.disconnect()  # it is not to reset the connection when it is cancelled
+            self._exchange.closed = True  # it is not to reset this when it is cancelled
+            self._exchange = None
             self._stop(linger=False)
         else:
             self._connection.cancel()

@@ -124,10 +124,10 @@ class HTTP2:
         self._retire(linger=False)
 
     def abandon(self) -> None:
-        """Cut every stream that is still open."""
-        self._closing = True
+        """Cut every stream that is still open; their applications are cancelled after that."""
         for stream in list(self._streams.values()):
-            stream.cut()
+            stream.abandon()
+        self._say_goodbye()
 
     # What the client sends.
 

@@ -184,6 +184,12 @@ class Stream:
         """The application, or one of its sends, was cancelled: what was sent is not complete."""
         self.reset(Codes.INTERNAL_ERROR)
 
+    def abandon(self) -> None:
+        """Cut the stream, of which the application is not to hear anything."""
+        if self.sending is not Sending.LOST:
+            self.sending = Sending.LOST
+            self._reset(Codes.INTERNAL_ERROR)
+
     def lose(self) -> None:
         """The stream is no more; its application hears of a disconnect."""
         if self.sending is not Sending.LOST:
