@@ -157,7 +157,7 @@ async def test_what_an_app_raises_when_it_is_told_of_a_hang_up_ends_nothing_else
     async with open_guarded(http(app)) as port, open_raw(port) as other:
         async with open_raw(port) as raw:
             await raw.request("POST", "/", {"content-length": "1000000"})
-            await raw.send_all(b"x" * (200_000 if parked else 10))
+            await raw.send_all(b"x" * (80_000 if parked else 10))
             await begun.wait()
             await trio.testing.wait_all_tasks_blocked(0.01)
         await trio.testing.wait_all_tasks_blocked(0.01)

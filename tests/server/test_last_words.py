@@ -105,3 +105,20 @@ async def test_clients_that_reset_at_the_end_of_the_grace_do_not_keep_others_fro
                 assert (await raw.read_head())[0] == 503
     assert ends.took < grace + PROMPT
     assert not any("failed" in record for record in records(caplog))
+
+
+async def test_an_upload_in_small_chunks_is_503_at_the_end_of_the_grace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # The reader may be at any step of it, or wait for the application.
+    caplog.set_level(logging.INFO, "tsstream.server")
+    server = open_ending(http(wait), graceful_timeout=0.05)
+    async with server as (port, end, ends), open_raw(port) as raw:
+        await raw.request("POST", "/", {"transfer-encoding": "chunked"})
+        await raw.send_all(b"1\r\na\r\n" * 5000)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        end()
+        with trio.fail_after(2 * PROMPT):
+            assert (await raw.read_head())[0] == 503
+    assert ends.took < 2 * PROMPT
+    assert not any("failed" in record for record in records(caplog))

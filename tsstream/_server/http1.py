@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import h11
 import trio
@@ -65,13 +65,6 @@ class HTTP1:
         self._dropped = 0  # bytes of it that nobody wanted
         self._parts = 0  # of bodies, ever
         self._moved_on = trio.lowlevel.ParkingLot()
-        self._send_event: dict[type[Event], Callable[[Any], Awaitable[None]]] = {
-            Body: self._send_body,
-            Response: self._send_head,
-            EndBody: self._send_end,
-            Data: self._send_data,
-            StreamClosed: self._end_exchange,
-        }
 
     # What the connection asks of us.
 
@@ -268,7 +261,7 @@ class HTTP1:
     # What the application sends.
 
     async def _send(self, event: Event) -> None:
-        await self._send_event[type(event)](event)
+        await self._SENDERS[type(event)](self, event)
 
     async def _send_head(self, event: Response) -> None:
         if event.status_code == 101 and isinstance(self._exchange, WebSocketExchange):
@@ -307,6 +300,15 @@ class HTTP1:
             self._connection.abort()
         else:
             self._stop(linger=True)
+
+    # Of the class: bound methods in the instance would be garbage that refers to itself.
+    _SENDERS: ClassVar[dict[type[Event], Callable[[HTTP1, Any], Awaitable[None]]]] = {
+        Response: _send_head,
+        Body: _send_body,
+        EndBody: _send_end,
+        Data: _send_data,
+        StreamClosed: _end_exchange,
+    }
 
     def _recycle(self) -> None:
         """Go on with the next request, when this one is all there, or its rest can be dropped."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import h2.exceptions
 import trio
@@ -99,15 +99,6 @@ class Stream:
         self._owed = 0  # bytes of window to give back to the client
         self._unsent: int | None = None  # bytes that the Content-Length still promises
         self._trailers: list[Field] = []
-        self._send_event: dict[type[Event], Callable[[Any], Awaitable[None]]] = {
-            Body: self._send_body,
-            Data: self._send_body,
-            Response: self._send_head,
-            InformationalResponse: self._send_informational,
-            EndBody: self._send_end,
-            EndData: self._send_end,
-            Trailers: self._keep_trailers,
-        }
 
     def attach(
         self,
@@ -212,7 +203,7 @@ class Stream:
             await self._close()
         else:
             self._check_open()
-            await self._send_event[type(event)](event)
+            await self._SENDERS[type(event)](self, event)
 
     async def _send_head(self, event: Response) -> None:
         fields = build_response(event.status_code, event.headers, informational=False)
@@ -300,6 +291,17 @@ class Stream:
             self.receiving = False
             self._h2.reset_stream(self.id, Codes.NO_ERROR)
         await self._flush()
+
+    # Of the class: bound methods in the instance would be garbage that refers to itself.
+    _SENDERS: ClassVar[dict[type[Event], Callable[[Stream, Any], Awaitable[None]]]] = {
+        Response: _send_head,
+        InformationalResponse: _send_informational,
+        Body: _send_body,
+        Data: _send_body,
+        Trailers: _keep_trailers,
+        EndBody: _send_end,
+        EndData: _send_end,
+    }
 
     async def _close(self) -> None:
         """The exchange is over: completely, or not."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -106,7 +105,10 @@ class _Call:
 
     async def watch(self) -> None:
         """Raise if the lifespan fails while the application is served."""
-        await self.wait(lambda: self._ending, "shutdown", math.inf)
+        while not self._ending:
+            if self._failure is not None:
+                raise self._failure
+            await self._changed.park()
 
     async def end(self, limit: float) -> None:
         """End the lifespan, also when we are being cancelled; at most for *limit* seconds."""
