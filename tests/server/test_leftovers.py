@@ -70,6 +70,16 @@ async def test_a_response_leaves_nothing_to_the_garbage_collector(path: str) -> 
             assert gc.collect() < COUNT
 
 
+async def test_a_connection_leaves_nothing_to_the_garbage_collector() -> None:
+    async with open_guarded(http(respond)) as port:
+        with no_collection():
+            for _ in range(COUNT):
+                async with open_raw(port) as raw:
+                    await ask(raw, "/stream")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert gc.collect() < COUNT
+
+
 async def test_a_response_that_is_left_by_its_client_leaves_no_task() -> None:
     async def app(scope: Any, receive: Receive, send: Send) -> None:
         await send(start())

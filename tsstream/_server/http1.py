@@ -207,20 +207,22 @@ class HTTP1:
 
     async def _take_data(self, data: bytes) -> None:
         self._unread -= len(data)
+        self._parts += 1
         if self._phase is Phase.REST:
             self._dropped += len(data)
             if self._dropped > UNREAD:
                 self._stop(linger=True)
-            return
-        inbox = self._inbox
-        inbox.put({"type": "http.request", "body": bytes(data), "more_body": True}, len(data))
-        self._parts += 1
+        else:
+            await self._pass_on(bytes(data), self._inbox)
+        if self._parts % PARTS_PER_CHECKPOINT == 0:
+            await trio.lowlevel.checkpoint()  # a packet may hold thousands of chunks
+
+    async def _pass_on(self, data: bytes, inbox: Inbox) -> None:
+        inbox.put({"type": "http.request", "body": data, "more_body": True}, len(data))
         if inbox.full:
             self._connection.set_deadline(None)
             with self._connection.parked():
                 await inbox.wait_room()
-        elif self._parts % PARTS_PER_CHECKPOINT == 0:
-            await trio.lowlevel.checkpoint()  # a packet may hold thousands of chunks
 
     def _take_end(self) -> None:
         self._connection.set_deadline(None)
