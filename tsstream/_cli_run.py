@@ -101,10 +101,15 @@ def _print_addresses(addresses: Sequence[str], note: str = "") -> None:
 
 def _say(line: str, stream: TextIO | None) -> None:
     """Write *line*; that nobody reads *stream*, or that there is none, changes nothing."""
-    if stream is not None:
-        with suppress(OSError):
-            stream.write(f"{line}\n")
-            stream.flush()
+    if stream is None:
+        return
+    try:
+        stream.write(f"{line}\n")
+        stream.flush()
+    except OSError:
+        # What it has buffered would fail again at the exit, whose code would be 120 then.
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 async def _serve(

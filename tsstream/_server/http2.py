@@ -318,7 +318,7 @@ class HTTP2:
     def _fail(self, text: str, farewell: bytes) -> None:
         """End the connection, for what the client does."""
         self._closing = self._said_goodbye = True
-        self._write_soon(farewell)
+        self._connection.output.write_soon(farewell)
         self._connection.log_failure(text)
         self.disconnect()
         self._stop(linger=True)
@@ -343,13 +343,7 @@ class HTTP2:
         self._closing = True
         if not self._said_goodbye:
             self._said_goodbye = True
-            self._write_soon(self._h2.farewell(Codes.NO_ERROR))
+            self._connection.output.write_soon(self._h2.farewell(Codes.NO_ERROR))
 
     def _flush_soon(self) -> None:
-        self._write_soon(self._h2.data_to_send())
-
-    def _write_soon(self, data: bytes) -> None:
-        try:
-            self._connection.output.write_soon(data)
-        except ClientGone:
-            pass  # the connection tells everybody
+        self._connection.output.write_soon(self._h2.data_to_send())

@@ -341,7 +341,4 @@ class Stream:
         await self._connection.output.write(self._h2.data_to_send())
 
     def _flush_soon(self) -> None:
-        try:
-            self._connection.output.write_soon(self._h2.data_to_send())
-        except ClientGone:
-            pass  # the connection tells everybody
+        self._connection.output.write_soon(self._h2.data_to_send())
