@@ -131,6 +131,8 @@ class HTTP1:
             await self._read()
         elif kind is h11.Data:
             await self._take_data(event.data)
+            if self._unread > 0 and self._phase is Phase.BODY and not self._h11.trailing_data[0]:
+                await self._read()  # h11 would ask for that
         elif kind is h11.EndOfMessage:
             self._take_end()
             if self._phase is Phase.RESPONSE and not self._h11.trailing_data[0]:
@@ -219,6 +221,8 @@ class HTTP1:
 
     async def _pass_on(self, data: bytes, inbox: Inbox) -> None:
         inbox.put({"type": "http.request", "body": data, "more_body": True}, len(data))
+        if inbox.full:
+            await trio.lowlevel.checkpoint()  # an application that is quick takes it here
         if inbox.full:
             self._connection.set_deadline(None)
             with self._connection.parked():

@@ -109,7 +109,7 @@ class Transport(trio.abc.Stream):
           trio.ClosedResourceError: it was closed here.
         """
         size = RECEIVE_SIZE if max_bytes is None else max_bytes
-        # Whoever has sent no more than fitted in last time will hardly have more now.
+        # Who has sent much the last time will have more by now; others are better waited for.
         if self._more_expected and not self._closed:
             await trio.lowlevel.checkpoint()
             if (data := self._receive_nowait(size)) is not None:
@@ -130,7 +130,7 @@ class Transport(trio.abc.Stream):
             return None
         except OSError as error:
             raise trio.BrokenResourceError(f"the connection is lost: {error}") from error
-        self._more_expected = len(data) == size
+        self._more_expected = len(data) >= size // 4
         return data
 
     def drop_unread(self) -> bool:
