@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import Enum, auto
-from typing import Protocol
+from typing import NamedTuple
 
 # A host name, IPv4 or [IPv6] address, with a port or not (RFC 3986, 3.2.2); or empty.
 HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
@@ -15,17 +15,13 @@ ABSOLUTE = re.compile(
 )
 
 
-class Head(Protocol):
-    """What is looked at of a request's head; h11's ``Request`` has it."""
+class Head(NamedTuple):
+    """A request's head, with the names of its fields in lower case."""
 
-    @property
-    def method(self) -> bytes: ...
-    @property
-    def target(self) -> bytes: ...
-    @property
-    def http_version(self) -> bytes: ...
-    @property
-    def headers(self) -> Iterable[tuple[bytes, bytes]]: ...
+    method: bytes
+    target: bytes
+    http_version: bytes
+    headers: Sequence[tuple[bytes, bytes]]
 
 
 class Phase(Enum):
@@ -86,11 +82,9 @@ def check_request(head: Head, max_headers: int, max_size: int) -> None:
 
 def is_websocket(head: Head) -> bool:
     """Say whether this asks for a WebSocket (RFC 6455, 4.1)."""
-    return (
-        head.method == b"GET"
-        and b"websocket" in _tokens(head, b"upgrade")
-        and b"upgrade" in _tokens(head, b"connection")
-    )
+    if head.method != b"GET" or not (upgrade := _tokens(head, b"upgrade")):
+        return False
+    return b"websocket" in upgrade and b"upgrade" in _tokens(head, b"connection")
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes | None]:

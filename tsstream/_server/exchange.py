@@ -168,16 +168,12 @@ async def call_app(
     exchange: HTTPExchange | WebSocketExchange, app: AppWrapper, config: Config, scope: Any
 ) -> None:
     """Run the application for one exchange, and log its errors, if it has not done so itself."""
+    receive: Any = exchange.inbox.receive
+    send: Any = exchange.app_send
     try:
         failure, others = None, None
         try:
-            await app(
-                scope,
-                cast(Any, exchange.inbox.receive),
-                cast(Any, exchange.app_send),
-                trio.to_thread.run_sync,
-                trio.from_thread.run,
-            )
+            await app(scope, receive, send, trio.to_thread.run_sync, trio.from_thread.run)
         except BaseException as error:  # noqa: ASYNC103 (what is no error is raised below)
             others, failure = split_cancelled(error)
         if failure is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import h11
@@ -20,6 +20,7 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import valid_server_name
 
 from tsstream._sansio.http1 import (
+    Head,
     Phase,
     Refusal,
     check_request,
@@ -70,8 +71,7 @@ class HTTP1:
 
     async def run(self, data: bytes) -> None:
         """Read until the connection is over."""
-        if data:
-            self._receive(data)
+        self._receive(data)
         try:
             while self._phase is not Phase.OVER:
                 if self._h11.their_state is h11.MUST_CLOSE:
@@ -170,15 +170,18 @@ class HTTP1:
             self._h11.receive_data(data)
 
     async def _begin(self, event: h11.Request) -> None:
-        check_request(event, self._limits.max_headers, self._config.h11_max_incomplete_size)
+        # A list, as h11's own sequence is slow to walk through.
+        head = Head(event.method, event.target, event.http_version, list(event.headers))
+        check_request(head, self._limits.max_headers, self._config.h11_max_incomplete_size)
         self._requests += 1
-        self._unread = content_length(event) or 0
+        self._unread = content_length(head) or 0
         self._dropped = 0
         self._phase = Phase.BODY
-        request = self._make_request(event)
+        raw = self._config.h11_pass_raw_headers
+        request = self._make_request(head, event.headers.raw_items() if raw else head.headers)
         if not valid_server_name(self._config, request):
             raise Refusal(404, "not a name of this server")
-        if is_websocket(event):
+        if is_websocket(head):
             await self._run_websocket(request)
         else:
             self._exchange = HTTPExchange(
@@ -191,18 +194,17 @@ class HTTP1:
             await self._exchange.handle(request)
         await self._connection.server.context.mark_request()
 
-    def _make_request(self, event: h11.Request) -> Request:
-        raw = self._config.h11_pass_raw_headers
-        headers = list(event.headers.raw_items() if raw else event.headers)
-        target, authority = split_target(event.target)
+    def _make_request(self, head: Head, fields: Iterable[tuple[bytes, bytes]]) -> Request:
+        headers = list(fields)
+        target, authority = split_target(head.target)
         if authority is not None:
             headers = [field for field in headers if field[0].lower() != b"host"]
             headers.append((b"host", authority))
         return Request(
             stream_id=STREAM_ID,
             headers=headers,
-            http_version=event.http_version.decode(),
-            method=event.method.decode().upper(),
+            http_version=head.http_version.decode(),
+            method=head.method.decode().upper(),
             raw_path=target,
             state=ConnectionState(self._connection.server.state),
         )
