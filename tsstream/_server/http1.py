@@ -348,7 +348,7 @@ class HTTP1:
         )
 
     def _make_response(self) -> ResponseWriter:
-        return ResponseWriter(self._h11, self._connection.output, self._config)
+        return ResponseWriter(self._h11, self._connection.output, self._connection.server)
 
     @property
     def _unanswered(self) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import h11
-from hypercorn.config import Config
 
 from tsstream._server.output import Output
+
+if TYPE_CHECKING:
+    from tsstream._server.server import Server
 
 CHUNKED = b"\r\nTransfer-Encoding: chunked\r\n"  # as h11 writes it
 
@@ -16,18 +20,18 @@ class ResponseWriter:
     Args:
       engine: the connection's h11, in this cycle.
       output: where it goes.
-      config: for the headers that the server adds.
+      server: for the headers that it adds.
 
     Attributes:
       begun: there is a head, and so h11 makes no other one.
       sent: some of it has left.
     """
 
-    def __init__(self, engine: h11.Connection, output: Output, config: Config) -> None:
+    def __init__(self, engine: h11.Connection, output: Output, server: Server) -> None:
         self.begun = self.sent = False
         self._h11 = engine
         self._output = output
-        self._config = config
+        self._server = server
         self._chunked = False
         self._kept: list[bytes] = []
 
@@ -42,7 +46,7 @@ class ResponseWriter:
         Raises:
           h11.LocalProtocolError: it is invalid; another one can still be sent.
         """
-        headers = [*headers, *self._config.response_headers("h11")]
+        headers = [*headers, *self._server.response_headers("h11")]
         if close:
             headers.append((b"connection", b"close"))
         # Made before h11's state changes.
@@ -77,7 +81,7 @@ class ResponseWriter:
 
     async def switch_protocols(self, headers: list[tuple[bytes, bytes]]) -> None:
         """Send a 101."""
-        headers = [*headers, *self._config.response_headers("h11")]
+        headers = [*headers, *self._server.response_headers("h11")]
         response = h11.InformationalResponse(status_code=101, headers=headers)
         await self._output.write(self._h11.send(response) or b"")
 
@@ -91,7 +95,7 @@ class ResponseWriter:
         engine = h11.Connection(h11.SERVER)
         engine.receive_data(b"GET / HTTP/1.0\r\n\r\n")  # of which h11 wants to know
         engine.next_event()
-        ResponseWriter(engine, self._output, self._config).refuse(status_code)
+        ResponseWriter(engine, self._output, self._server).refuse(status_code)
 
     async def _send_kept(self) -> None:
         pieces, self._kept, self.sent = self._kept, [], True

@@ -273,7 +273,7 @@ class HTTP2:
             self._waste_stream(stream_id, Codes.PROTOCOL_ERROR)
             return
         fields = [(b":status", b"%d" % error.status), (b"content-length", b"0")]
-        fields += self._config.response_headers("h2")
+        fields += self._connection.server.response_headers("h2")
         try:
             self._h2.send_headers(stream_id, fields, end_stream=True)
             self._h2.reset_stream(stream_id, Codes.NO_ERROR)

@@ -161,7 +161,7 @@ class Stream:
     def refuse(self, status: int) -> None:
         """Answer in the application's place."""
         fields = [(b":status", b"%d" % status), (b"content-length", b"0")]
-        fields += self._connection.config.response_headers("h2")
+        fields += self._connection.server.response_headers("h2")
         self._h2.send_headers(self.id, fields, end_stream=True)
         self.reset(Codes.NO_ERROR)
 
@@ -210,7 +210,7 @@ class Stream:
         length = content_length(fields)
         method = "CONNECT" if self._http is None else self._http.scope["method"]
         self._unsent = None if suppress_body(method, event.status_code) else length
-        fields += self._connection.config.response_headers("h2")
+        fields += self._connection.server.response_headers("h2")
         self._h2.send_headers(self.id, fields)
         self.sending = Sending.BODY
         if self._http is not None:

@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import ssl
+from time import time
 from typing import Any
 
 import trio
@@ -54,9 +55,19 @@ class Server:
         self._connections: set[Connection] = set()
         limit = limits.max_connections
         self._max_connections = math.inf if limit is None else limit
+        self._headers: dict[str, list[tuple[bytes, bytes]]] = {}
+        self._headers_at = 0  # the second in which they were made
         self._refused = 0  # times, since the last record of it
         self._next_record = -math.inf
         self._left = trio.lowlevel.ParkingLot()
+
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+        """Give what Hypercorn adds to every response; made once a second, for the Date in it."""
+        second = int(time())
+        if self._headers_at != second:
+            self._headers_at = second
+            self._headers = {name: self.config.response_headers(name) for name in ("h11", "h2")}
+        return self._headers[protocol]
 
     async def accept(
         self,
