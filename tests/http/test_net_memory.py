@@ -17,7 +17,9 @@ from wire import RawConnection, open_raw
 
 from tsstream import App, Request, Response, serve
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="memory is read from /proc"
+)
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -241,7 +241,7 @@ async def open_process() -> AsyncIterator[Server]:
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize(("connections", "limit"), [(1, 8 * MIB), (100, 64 * MIB)])
 async def test_the_memory_of_a_flood_is_bounded(connections: int, limit: int) -> None:
     async with open_process() as server, AsyncExitStack() as stack:

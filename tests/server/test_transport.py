@@ -11,7 +11,7 @@ import trio.testing
 from tsstream._server.transport import Transport
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux")
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this option")
 @pytest.mark.parametrize(
     ("stall_timeout", "milliseconds"), [(None, 0), (1.0, 60_000), (60.0, 60_000), (90.0, 90_000)]
 )
