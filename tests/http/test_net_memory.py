@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+from processes import open_process
 from wire import RawConnection, open_raw
 
 from tsstream import App, Request, Response, serve
@@ -41,40 +37,6 @@ async def main() -> None:
         sys.stdout.flush()
 
 
-class Server:
-    """A server in a process of its own."""
-
-    def __init__(self, port: int, pid: int) -> None:
-        self.port = port
-        self.pid = pid
-
-    def read_peak(self) -> int:
-        """Give the most memory that the process has had resident, in bytes."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-        assert found is not None
-        return int(found[1]) * KIB
-
-
-@asynccontextmanager
-async def open_process() -> AsyncIterator[Server]:
-    run = partial(
-        trio.run_process,
-        [sys.executable, __file__],
-        stdout=subprocess.PIPE,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    async with trio.open_nursery() as nursery:
-        process = await nursery.start(run)
-        line = b""
-        with trio.fail_after(20):
-            while not line.endswith(b"\n"):
-                line += await process.stdout.receive_some()
-        yield Server(int(line.decode().rpartition(":")[2]), process.pid)
-        nursery.cancel_scope.cancel()
-
-
 async def download(raw: RawConnection, size: int) -> None:
     await raw.request("GET", f"/view/{size}")
     status, headers = await raw.read_head()
@@ -87,12 +49,12 @@ async def download(raw: RawConnection, size: int) -> None:
 
 async def test_one_view_of_a_gibibyte_is_sent_without_being_copied() -> None:
     # AC-28: at most 1 MiB more than for a small one
-    async with open_process() as server, open_raw(server.port) as raw:
+    async with open_process(__file__) as server, open_raw(server.port) as raw:
         for _ in range(3):
             await download(raw, 8 * MIB)
-        before = server.read_peak()
+        before = server.read_memory("VmHWM")
         await download(raw, GIB)
-        assert server.read_peak() - before <= MIB
+        assert server.read_memory("VmHWM") - before <= MIB
 
 
 if __name__ == "__main__":

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ import trio.testing
 from guarded import answer, body, http, start
 from leaks import assert_no_leaks
 from probes import IN_TIME, PROMPT
+from processes import open_process
 from wire import H2Connection, Truncated, open_guarded, open_h2
 from wire_h2 import CONNECTION_WINDOW
 
@@ -207,47 +204,13 @@ async def test_a_client_that_gives_credit_now_and_then_is_not_dropped() -> None:
 # Memory, in a process of its own.
 
 
-class Server:
-    """A server in a process of its own."""
-
-    def __init__(self, port: int, pid: int) -> None:
-        self.port = port
-        self.pid = pid
-
-    def read_resident(self) -> int:
-        """Give the bytes of memory that the process has resident."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
-        assert found is not None
-        return int(found[1]) * KIB
-
-
-@asynccontextmanager
-async def open_process() -> AsyncIterator[Server]:
-    run = partial(
-        trio.run_process,
-        [sys.executable, __file__],
-        stdout=subprocess.PIPE,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    async with trio.open_nursery() as nursery:
-        process = await nursery.start(run)
-        line = b""
-        with trio.fail_after(20):
-            while not line.endswith(b"\n"):
-                line += await process.stdout.receive_some()
-        yield Server(int(line.decode().rpartition(":")[2]), process.pid)
-        nursery.cancel_scope.cancel()
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize(("connections", "limit"), [(1, 8 * MIB), (100, 64 * MIB)])
 async def test_the_memory_of_a_flood_is_bounded(connections: int, limit: int) -> None:
-    async with open_process() as server, AsyncExitStack() as stack:
+    async with open_process(__file__) as server, AsyncExitStack() as stack:
         async with open_h2(server.port) as client:
             assert await get(client) == b"ok"
-        before = server.read_resident()
+        before = server.read_memory("VmRSS")
         clients = []
         for _ in range(connections):
             client = await stack.enter_async_context(open_h2(server.port, credit=False))
@@ -256,7 +219,7 @@ async def test_the_memory_of_a_flood_is_bounded(connections: int, limit: int) ->
         most = 0
         for _ in range(10):
             await trio.sleep(0.1)  # without backpressure this is hundreds of MiB
-            most = max(most, server.read_resident())
+            most = max(most, server.read_memory("VmRSS"))
         with trio.fail_after(1):
             assert await get(clients[0]) == b"ok"
         assert most - before < limit
