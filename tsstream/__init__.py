@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 from ._asgi import ASGIApp
-from ._errors import FeedError, HTTPError, ResponseConsumed
+from ._errors import BodyConsumed, FeedError, HTTPError, ResponseConsumed, WebSocketClosed
 from ._http.app import App
 from ._http.ending import Ending
+from ._http.limits import BodyLimits
 from ._http.policy import StreamPolicy
 from ._http.request import Request
 from ._http.response import (
@@ -36,6 +37,8 @@ __all__ = [
     "TEXT",
     "ASGIApp",
     "App",
+    "BodyConsumed",
+    "BodyLimits",
     "Encoder",
     "Ending",
     "FeedError",
@@ -46,6 +49,7 @@ __all__ = [
     "ResponseConsumed",
     "ServerSentEvent",
     "StreamPolicy",
+    "WebSocketClosed",
     "content_disposition",
     "json_response",
     "merge",

@@ -51,6 +51,30 @@ class ResponseConsumed(RuntimeError):
     """A response was entered or sent a second time; build a new one for each request."""
 
 
+class BodyConsumed(RuntimeError):
+    """The request's body was read before, and is not kept; read it once, and pass on the result."""
+
+
+class WebSocketClosed(Exception):
+    """The WebSocket is closed: nothing more will come, and nothing can be sent.
+
+    One that leaves a handler is a normal end.
+
+    Attributes:
+      code: the close code (RFC 6455, section 7.4); 1006 if the client left without one, or if
+        the server does not say.
+      reason: the client's text, mostly ``""``.
+    """
+
+    def __init__(self, code: int | None = 1006, reason: str = "") -> None:
+        self.code = code
+        self.reason = reason
+        super().__init__(code, reason)
+
+    def __str__(self) -> str:
+        return f"the WebSocket is closed: {self.code} {self.reason}".rstrip()
+
+
 class FeedError(Exception):
     """A feed failed: it could not connect, or its peer closed it with other than 1000 or 1001.
 

@@ -20,6 +20,7 @@ from .errors import ErrorPages
 from .given import Transform
 from .host import Host, host_of
 from .lifespan import AppNursery, serve_lifespan
+from .limits import BodyLimits
 from .policy import StreamPolicy
 from .request import Request, StateT
 
@@ -36,6 +37,7 @@ class App(Generic[StateT]):
       transforms: each is called as ``transform(request, response)`` on what a handler gave, and
         gives the response that is sent; in this order, before the body is entered.
       policy: the limits of all streams.
+      body_limits: the limits of all request bodies.
       errors: the status for exceptions that are not an :class:`HTTPError`, e.g.
         ``{ConnectionRefusedError: 502}``. Subclasses count; the most specific class decides.
       on_end: called as ``on_end(request, ending)`` once for each request, at its very end.
@@ -54,6 +56,7 @@ class App(Generic[StateT]):
         lifespan: None = None,
         transforms: Sequence[Transform] = ...,
         policy: StreamPolicy | None = ...,
+        body_limits: BodyLimits | None = ...,
         errors: Mapping[type[Exception], int] | None = ...,
         on_end: Callable[[Request[Any], Ending], None] | None = ...,
         background_grace: float = ...,
@@ -67,6 +70,7 @@ class App(Generic[StateT]):
         lifespan: Callable[[App[StateT]], AbstractAsyncContextManager[StateT]],
         transforms: Sequence[Transform] = ...,
         policy: StreamPolicy | None = ...,
+        body_limits: BodyLimits | None = ...,
         errors: Mapping[type[Exception], int] | None = ...,
         on_end: Callable[[Request[Any], Ending], None] | None = ...,
         background_grace: float = ...,
@@ -79,6 +83,7 @@ class App(Generic[StateT]):
         lifespan: Callable[[App[StateT]], AbstractAsyncContextManager[StateT]] | None = None,
         transforms: Sequence[Transform] = (),
         policy: StreamPolicy | None = None,
+        body_limits: BodyLimits | None = None,
         errors: Mapping[type[Exception], int] | None = None,
         on_end: Callable[[Request[Any], Ending], None] | None = None,
         background_grace: float = 5.0,
@@ -91,6 +96,7 @@ class App(Generic[StateT]):
         self._settings = Settings(
             transforms=tuple(transforms),
             policy=StreamPolicy() if policy is None else policy,
+            body_limits=BodyLimits() if body_limits is None else body_limits,
             pages=ErrorPages({} if errors is None else {**errors}, debug=debug),
             on_end=on_end,
         )
@@ -157,6 +163,11 @@ class App(Generic[StateT]):
     def policy(self) -> StreamPolicy:
         """The limits of all streams; ``attrs.evolve(app.policy, ...)`` changes some for one."""
         return self._settings.policy
+
+    @property
+    def body_limits(self) -> BodyLimits:
+        """The limits of all request bodies; each request starts with them."""
+        return self._settings.body_limits
 
     @property
     def nursery(self) -> AppNursery:

@@ -23,6 +23,7 @@ from .ending import Ending, Reason, logger
 from .errors import ErrorPages, timeout_error
 from .given import Given, Transform, wait_returned
 from .host import Host, host_of
+from .limits import BodyLimits
 from .outcome import Outcome
 from .policy import StreamPolicy
 from .request import Request
@@ -55,6 +56,7 @@ class Settings:
 
     transforms: Sequence[Transform] = ()
     policy: StreamPolicy = attrs.field(factory=StreamPolicy)
+    body_limits: BodyLimits = attrs.field(factory=BodyLimits)
     pages: ErrorPages = attrs.field(factory=ErrorPages)
     on_end: Callable[[Request[Any], Ending], None] | None = None
     hinted: set[int] = attrs.field(factory=set)  # handlers that give async generators (D31)
