@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import NoReturn, Protocol
+
 import trio
 
-from tsstream._errors import HTTPError
+from tsstream._errors import BodyConsumed, HTTPError
+
+from .limits import BodyLimits
 
 HANDLER_RETURNED = (
     "the request body is closed because the handler has returned; to read it while responding, "
@@ -16,26 +21,58 @@ STARTED_UNOPENED = (
 )
 
 
+class Source(Protocol):
+    """Where the chunks come from: the one reader of ``receive()``."""
+
+    async def next_chunk(self, limit: float) -> bytes | None:
+        """Give the next chunk that is not empty, or None at the end of a complete body.
+
+        Cancelling it loses nothing.
+
+        Raises:
+          trio.BrokenResourceError: the client left before.
+          trio.ClosedResourceError: :meth:`close` was called meanwhile.
+          trio.TooSlowError: none has come for *limit* seconds.
+        """
+        ...
+
+    def close(self) -> None:
+        """Nobody reads any more: drop what still comes."""
+        ...
+
+
 class RequestBody(trio.abc.ReceiveChannel[bytes]):
     """The chunks of a request's body, as they arrive and no faster than they are read.
 
-    The channel ends only when the body is complete. If the client goes first, whoever waits here
+    The channel ends only if the body is complete. If the client goes first, whoever waits here
     is cancelled with the handler; a task that is shielded gets ``BrokenResourceError``, never an
     end (RQ-19). Only one task may receive at a time.
+
+    Args:
+      limits: of this body.
+      declared: the request's Content-Length in bytes, if it has one.
     """
 
-    def __init__(self) -> None:
-        self._send_channel, self._receive_channel = trio.open_memory_channel[bytes](0)
-        self._why_closed: str | None = None
-        self._opened = False  # somebody has received, or tried to
+    def __init__(self, limits: BodyLimits, declared: int | None) -> None:
+        self.limits = limits
+        self._declared = declared
+        self._source: Source | None = None  # until the exchange begins
         self._receiving = False
-        self._complete = False
+        self._opened = False  # somebody has received, or tried to
+        self._received = 0  # bytes
+        self._ended = False  # and somebody was told so
+        self._failure: HTTPError | None = None  # a limit that was crossed stays so (RQ-13)
+        self._why_closed: str | None = None
+        self._kept: bytes | None = None  # by read()
+        self._kept_is_due = False  # whoever iterates gets it once (RQ-17)
 
     async def receive(self) -> bytes:
         """Give the next chunk, never an empty one.
 
         Raises:
           trio.EndOfChannel: the body is complete.
+          HTTPError: 413, the body is larger than ``limits.max_stream``; 408, nothing has come for
+            ``limits.timeout`` seconds. Every later call raises the same.
           trio.BrokenResourceError: the client left before the end.
           trio.BusyResourceError: another task is receiving.
           trio.ClosedResourceError: the handler has returned, which ends the request; or its
@@ -46,19 +83,36 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
                 "another task is reading this request body; let one task read it and pass on "
                 "the chunks through a channel"
             )
-        self._receiving = self._opened = True
+        if self._failure is not None or self._why_closed is not None or self._ended:
+            await trio.lowlevel.checkpoint()
+            return self._after_the_end()
+        self._receiving = True
         try:
-            return await self._receive_channel.receive()
-        except trio.EndOfChannel:
-            if self._complete:
-                raise
-            raise trio.BrokenResourceError(
-                "the client left before the request body was complete"
-            ) from None
-        except trio.ClosedResourceError:
-            raise trio.ClosedResourceError(self._why_closed) from None
+            if not self._opened:
+                self._opened = True
+                self._check_size(self._declared or 0)
+            chunk = await self._next_chunk()
         finally:
             self._receiving = False
+        if chunk is None:
+            self._ended = True
+            raise trio.EndOfChannel
+        self._received += len(chunk)
+        self._check_size(self._received)
+        return chunk
+
+    def __aiter__(self) -> RequestBody:
+        """Iterate over the chunks.
+
+        Raises:
+          BodyConsumed: they have all been received (RQ-17).
+        """
+        if self._ended and not self._kept_is_due and self._why_closed is None:
+            raise BodyConsumed(
+                "the request body was read to its end before; read it once and pass on what it "
+                "gave, or use 'await request.read()', which can be called again"
+            )
+        return self
 
     def close(self) -> None:
         """Read no more: what still arrives is dropped."""
@@ -69,49 +123,69 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
         self.close()
         await trio.lowlevel.checkpoint()
 
+    async def read(self, limit: int, *, cache: bool) -> bytes:
+        """Give the whole body, once, or again and again with *cache*; see ``Request.read``."""
+        if self._failure is not None:
+            raise self._failure
+        if self._kept is not None:
+            await trio.lowlevel.checkpoint()
+            return self._kept
+        if self._opened:
+            raise BodyConsumed(
+                "the request body was received before, or a part of it; read it once and pass on "
+                "the result"
+            )
+        chunks: list[bytes] = []
+        size = self._declared or 0
+        if size > limit:
+            self._fail(_too_large(limit))
+        async for chunk in self:
+            if self._received > limit:
+                self._fail(_too_large(limit))
+            chunks.append(chunk)
+        data = b"".join(chunks)
+        if cache:
+            self._kept, self._kept_is_due = data, True
+        return data
+
+    def _after_the_end(self) -> bytes:
+        if self._failure is not None:
+            raise self._failure
+        if self._why_closed is not None:
+            raise trio.ClosedResourceError(self._why_closed)
+        if self._kept_is_due:
+            self._kept_is_due = False
+            if self._kept:
+                return self._kept
+        raise trio.EndOfChannel
+
+    async def _next_chunk(self) -> bytes | None:
+        assert self._source is not None, "the exchange has not begun"
+        limit = math.inf if self.limits.timeout is None else self.limits.timeout
+        try:
+            return await self._source.next_chunk(limit)
+        except trio.ClosedResourceError:
+            raise trio.ClosedResourceError(self._why_closed) from None
+        except trio.TooSlowError:
+            self._fail(HTTPError(408, f"The request body has paused for {limit:g} seconds."))
+
+    def _check_size(self, size: int) -> None:
+        limit = self.limits.max_stream
+        if limit is not None and size > limit:
+            self._fail(_too_large(limit))
+
+    def _fail(self, error: HTTPError) -> NoReturn:
+        self._failure = error
+        self._close(error.detail)
+        raise error
+
     def _close(self, why: str) -> None:
         """Close for a reason that a late reader is told; the first one holds."""
         if self._why_closed is None:
             self._why_closed = why
-        self._receive_channel.close()
-
-    async def _put(self, chunk: bytes) -> bool:
-        """Wait until a reader takes *chunk*; say whether there can be one."""
-        try:
-            await self._send_channel.send(chunk)
-        except trio.BrokenResourceError:
-            return False  # noqa: ASYNC910 (send() was one)
-        return True
-
-    def _end(self, *, complete: bool) -> None:
-        self._complete = self._complete or complete
-        self._send_channel.close()
-
-
-async def read_whole(body: RequestBody, *, declared: int | None, limit: int) -> bytes:
-    """Read *body* to its end.
-
-    Args:
-      declared: the request's Content-Length in bytes, if it has one.
-      limit: in bytes; more of a body is not kept.
-
-    Raises:
-      HTTPError: 413, the body is larger than *limit* (RQ-9, RQ-11).
-    """
-    if body._opened:
-        raise RuntimeError(
-            "part of the request body was received before read(); use the one or the other"
-        )
-    if declared is not None and declared > limit:
-        raise _too_large(limit)
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in body:
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        chunks.append(chunk)
-    return b"".join(chunks)
+            source, self._source = self._source, None  # it refers to us
+            if source is not None:
+                source.close()
 
 
 def _too_large(limit: int) -> HTTPError:

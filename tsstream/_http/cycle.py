@@ -26,11 +26,12 @@ from .host import Host, host_of
 from .limits import BodyLimits
 from .outcome import Outcome
 from .policy import StreamPolicy
+from .puller import watch
 from .request import Request
 from .response import Response, consume
 from .sender import Sender
 from .timer import Timer
-from .watcher import LINGER, Watcher
+from .watcher import LINGER, Listeners
 from .writer import Writer, has_body, raise_suppressed
 
 Handler: TypeAlias = Callable[
@@ -87,14 +88,12 @@ class Cycle:
         self._given = Given(request, settings.transforms)
         self._timer = Timer(settings.policy, self._on_limit, self._on_silence)
         self._sender = Sender(send, self._timer, self._on_send_error)
-        self._watcher = Watcher(
-            receive,
-            self._exchange,
-            request,
+        listeners = Listeners(
             on_disconnect=self._on_disconnect,
             on_error=self._on_receive_error,
             on_strange=self._on_strange_message,
         )
+        self._watcher = watch(receive, self._exchange, request, listeners)
         self._writer = Writer(self._exchange, request, self._sender, self._timer, self._watcher)
         self._scope = trio.CancelScope()
         self._streamed = False
@@ -110,12 +109,12 @@ class Cycle:
         try:
             with unwrapping():
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._watcher.run)
+                    self._watcher.start(nursery)
                     await self._answer(nursery)
                     nursery.cancel_scope.cancel(reason="the exchange is over")
             reason = self._conclude()
         finally:
-            self._watcher.close_body()
+            self._watcher.stop()
             self._given.discard_unused(streamed=self._streamed)
             self._outcome.report(
                 reason,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Final, Protocol, Self
 
 import attrs
 import trio
@@ -13,6 +13,27 @@ from tsstream._asgi import Scope
 
 EXTENSION = "tsstream.host"  # the key in scope["extensions"] of every scope
 CLIENT = "tsstream.client"  # and that of a request's own
+
+
+# What a receive() that is interrupted gives.
+INTERRUPTED: Final = {"type": "tsstream.interrupted"}
+
+
+class Inbox(Protocol):
+    """What waits for the app, and where the app waits for it."""
+
+    @property
+    def ready(self) -> bool:
+        """A ``receive()`` need not wait."""
+        ...
+
+    def interrupt(self) -> None:
+        """Let a ``receive()`` that waits give :data:`INTERRUPTED`."""
+        ...
+
+    async def receive(self) -> Any:
+        """Give the next message; cancelling it loses nothing."""
+        ...
 
 
 @attrs.frozen(eq=False)
@@ -45,10 +66,14 @@ class Client:
     taken and nobody has read yet.
 
     Attributes:
+      inbox: whose ``receive()`` the app is called with.
       on_leave: called at most once, when the client has gone before the exchange was over.
+      times_body: the app minds itself how long the body may be silent.
     """
 
+    inbox: Inbox | None = None
     on_leave: Callable[[], None] | None = None
+    times_body: bool = False
 
     def __deepcopy__(self, memo: object) -> Self:
         """Give itself: a copy would never hear of the client."""

@@ -8,11 +8,13 @@ import attrs
 
 
 def _positive(_: object, field: attrs.Attribute[Any], value: float) -> None:
-    if not (isinstance(value, int | float) and value > 0):
+    if not value > 0:
         raise ValueError(f"{field.name} is a number above 0: got {value!r}")
 
 
-_positive_or_none = attrs.validators.optional(_positive)
+def _positive_or_none(_: object, field: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ValueError(f"{field.name} is a number above 0, or None: got {value!r}")
 
 
 @attrs.frozen(kw_only=True)

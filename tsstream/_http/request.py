@@ -13,7 +13,8 @@ from tsstream._errors import HTTPError
 from tsstream._sansio.headers import Headers
 from tsstream._sansio.query import QueryParams
 
-from .body import RequestBody, read_whole
+from .body import RequestBody
+from .limits import BodyLimits
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -27,7 +28,6 @@ else:
     StateT = TypeVar("StateT")
 
 PATH_SAFE = "/:@!$&'()*+,;=~"  # RFC 3986, 3.3
-MAX_BODY = 16 * 1024 * 1024  # bytes: what read() keeps in memory; Quart's and Django's order
 
 
 class Request(Generic[StateT]):
@@ -61,11 +61,9 @@ class Request(Generic[StateT]):
         self.root_path: str = scope.get("root_path", "")
         self.path_params: dict[str, str] = {} if path_params is None else path_params
         self.disconnected: trio.Event = trio.Event()
-        self._body = RequestBody()
-        self._body_opened = False
         self._headers: Headers | None = None
-        self._read: bytes | None = None
-        self._read_error: HTTPError | None = None  # a limit error stays one (RQ-13)
+        self._body = RequestBody(app.body_limits, self._content_length())
+        self._body_opened = False
 
     @property
     def headers(self) -> Headers:
@@ -106,32 +104,35 @@ class Request(Generic[StateT]):
         self._body_opened = True
         return self._body
 
-    async def read(self, *, limit: int = MAX_BODY) -> bytes:
+    @property
+    def body_limits(self) -> BodyLimits:
+        """How much of the body is taken, and how slowly; set it before you read."""
+        return self._body.limits
+
+    @body_limits.setter
+    def body_limits(self, limits: BodyLimits) -> None:
+        self._body.limits = limits
+
+    async def read(self, *, limit: int | None = None, cache: bool = True) -> bytes:
         """Give the whole body; a second call gives the same bytes.
 
         Args:
-          limit: of what is kept in memory, in bytes; 16 MiB by default.
+          limit: of what is kept in memory, in bytes, instead of ``body_limits.max_body``.
+          cache: keep the body for later calls, which fail otherwise.
 
         Raises:
-          HTTPError: 413, the body is larger than *limit*.
+          HTTPError: 413, the body is larger than *limit*; 408, it paused for too long. Every
+            later read raises the same.
+          BodyConsumed: it was received before, or a part of it.
         """
-        if self._read_error is not None:
-            raise self._read_error
-        if self._read is not None:
-            await trio.lowlevel.checkpoint()
-            return self._read
-        try:
-            self._read = await read_whole(self.body, declared=self._content_length(), limit=limit)
-        except HTTPError as error:
-            self._read_error = error
-            raise
-        return self._read
+        limit = self.body_limits.max_body if limit is None else limit
+        return await self.body.read(limit, cache=cache)
 
     async def text(self) -> str:
         """Give the whole body as text.
 
         Raises:
-          HTTPError: 413, as :meth:`read`; 400, the body is not UTF-8.
+          HTTPError: 400, the body is not UTF-8; 413 and 408, as :meth:`read`.
         """
         try:
             return (await self.read()).decode()
@@ -142,7 +143,7 @@ class Request(Generic[StateT]):
         """Give the whole body, parsed as JSON.
 
         Raises:
-          HTTPError: 413, as :meth:`read`; 400, the body is not valid JSON.
+          HTTPError: 400, the body is not valid JSON; 413 and 408, as :meth:`read`.
         """
         try:
             return json.loads(await self.read())
@@ -159,3 +160,13 @@ class Request(Generic[StateT]):
     def _content_length(self) -> int | None:
         value = self.headers.get("content-length", "")
         return int(value) if value.isdecimal() else None
+
+
+def expects_body(request: Request) -> bool:
+    """Say whether the request's head announces a body (RFC 9112, 6.3; RFC 9113, 8.1.1)."""
+    headers = request.headers
+    if "content-length" in headers:
+        return headers["content-length"] != "0"
+    if request.http_version in ("1.0", "1.1"):
+        return "transfer-encoding" in headers
+    return request.method not in ("GET", "HEAD")

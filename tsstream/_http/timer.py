@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import attrs
 import trio
 
+from .alarm import Alarm
 from .policy import StreamPolicy
 
 Phase: TypeAlias = Literal["handler", "first_item", "idle", "exit"]
@@ -28,8 +29,7 @@ class Timer:
 
     Timeouts cannot go round the waits themselves: a shielded ``send()`` does not hear them, and a
     cancelled async iterator is a dead one. So the writer says what it waits for (``enter``), and
-    this task says when it is too long. The alarm is only ever moved forward; when it goes off
-    early it is set anew, so entering a phase costs an assignment.
+    an alarm says when it is too long.
 
     Args:
       policy: the limits.
@@ -46,8 +46,8 @@ class Timer:
         self.policy = policy
         self._on_expired = on_expired
         self._on_silence = on_silence
-        self._running = self._stopped = False
-        self._alarm = trio.CancelScope()
+        self._stopped = False
+        self._alarm = Alarm(self._check)
         self._phase = _Limit()
         self._send = _Limit()
         self._lifetime = _Limit()
@@ -55,9 +55,7 @@ class Timer:
 
     def start(self, nursery: trio.Nursery) -> None:
         """Run from now on, if not already."""
-        if not self._running:
-            self._running = True
-            nursery.start_soon(self._run)
+        self._alarm.start(nursery)
 
     def adopt(self, policy: StreamPolicy) -> None:
         """Watch the limits of another policy from now on."""
@@ -91,25 +89,17 @@ class Timer:
         for limit in (self._phase, self._send, self._lifetime, self._silence):
             limit.at = math.inf
 
-    async def _run(self) -> None:
-        while True:
-            with trio.CancelScope(deadline=self._next()) as self._alarm:
-                await trio.sleep_forever()
-            self._check(trio.current_time())
-
     def _set(self, limit: _Limit, name: str, seconds: float | None) -> None:
         if seconds is None or self._stopped:
             limit.at = math.inf
             return
         limit.name, limit.seconds = name, seconds
         limit.at = trio.current_time() + seconds
-        if limit.at < self._alarm.deadline:
-            self._alarm.deadline = limit.at
+        if limit.at < self._alarm.at:
+            self._alarm.set(limit.at)
 
-    def _next(self) -> float:
-        return min(self._phase.at, self._send.at, self._lifetime.at, self._silence.at)
-
-    def _check(self, now: float) -> None:
+    def _check(self) -> None:
+        now = trio.current_time()
         for limit in (self._lifetime, self._send, self._phase):
             if limit.at <= now:
                 self.stop()
@@ -118,3 +108,5 @@ class Timer:
         if self._silence.at <= now:
             self._on_silence()
             self._set(self._silence, "heartbeat", self.policy.heartbeat)
+        limits = (self._phase, self._send, self._lifetime, self._silence)
+        self._alarm.set(min(limit.at for limit in limits))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
+import attrs
 import trio
 
-from tsstream._asgi import Receive
+from tsstream._asgi import Message, Receive
 from tsstream._sansio.exchange import Exchange, RequestEvent, RequestState
 
 from .body import HANDLER_RETURNED, STARTED_UNOPENED
@@ -15,6 +16,18 @@ from .host import client_of
 from .request import Request
 
 LINGER = 1.0  # seconds: for a client to finish an upload that nobody wanted, before we end
+
+
+@attrs.frozen(kw_only=True)
+class Listeners:
+    """Who is told what ``receive()`` brings besides the body, each once."""
+
+    on_disconnect: Callable[[], None]
+    """The client has gone."""
+    on_error: Callable[[Exception], None]
+    """``receive()`` raised this."""
+    on_strange: Callable[[Exception], None]
+    """A message came that has no place in an HTTP request (RQ-33, AC-55)."""
 
 
 class Watcher:
@@ -25,60 +38,41 @@ class Watcher:
     can read the body any more it is dropped as it arrives: a full queue of unread chunks would
     hide the disconnect, and stop Hypercorn's own last step (HOST fault 6, RQ-21 to RQ-23). The
     guarded server tells of a disconnect past that chunk.
-
-    Args:
-      on_disconnect: called once, when the client has gone.
-      on_error: called once, with what ``receive()`` raised.
-      on_strange: called once, for a message that has no place in an HTTP request (RQ-33, AC-55).
     """
 
     def __init__(
-        self,
-        receive: Receive,
-        exchange: Exchange,
-        request: Request,
-        on_disconnect: Callable[[], None],
-        on_error: Callable[[Exception], None],
-        on_strange: Callable[[Exception], None],
+        self, receive: Receive, exchange: Exchange, request: Request, listeners: Listeners
     ) -> None:
         self._receive = receive
         self._exchange = exchange
         self._request = request
-        self._on_disconnect = on_disconnect
-        self._on_error = on_error
-        self._on_strange = on_strange
+        self._listeners = listeners
         self._client = client_of(request.scope)
         self._scope = trio.CancelScope()
         self._settled = trio.Event()
         self._dropped = 0  # chunks
+        request._body._source = self
 
-    async def run(self) -> None:
-        """Read until the client has gone, or until cancelled."""
-        failure = None
+    def start(self, nursery: trio.Nursery) -> None:
+        """Begin to hear the client go; ends when *nursery* is cancelled."""
+        self._send_chunk, self._receive_chunk = trio.open_memory_channel[bytes](0)
         if self._client is not None:
             self._client.on_leave = self._leave
-        try:
-            with self._scope:
-                failure = await self._watch()
-            # Not in an "except": the Cancelled that on_error() causes would take on the failure as
-            # its context. And before the end of the body, which a reader would take for an error.
-            if failure is not None:
-                self._on_error(failure)
-        finally:
-            if self._client is not None:
-                self._client.on_leave = None
-            self._request._body._end(complete=False)
-            self._settled.set()
+        nursery.start_soon(self._run)
+
+    def stop(self) -> None:
+        """Hear nothing any more."""
+        if self._client is not None:
+            self._client.on_leave = None
+        self.close_body()
 
     def close_body(self) -> None:
         """Nobody can read the body any more."""
-        self._exchange.on_request(RequestEvent.CLOSE)
         self._request._body._close(HANDLER_RETURNED)
 
     def close_unopened_body(self) -> None:
         """The response has started; a body that nobody has asked for is not wanted (RQ-23)."""
         if not self._request._body_opened:
-            self._exchange.on_request(RequestEvent.CLOSE)
             self._request._body._close(STARTED_UNOPENED)
 
     async def wait_settled(self) -> None:
@@ -88,11 +82,45 @@ class Watcher:
             await self._settled.wait()
 
     async def drop_rest(self) -> None:
-        """Drop what still comes of the body, for a while; when :meth:`run` has been cancelled."""
+        """Drop what still comes of the body, for a while; when nobody reads it any more."""
         # What goes wrong here is nothing to anybody: the response was cut.
         with trio.move_on_after(LINGER), suppress(Exception):
             while (await self._receive()).get("more_body"):
                 await self._drop_chunk()
+
+    async def next_chunk(self, limit: float) -> bytes | None:
+        """Give the body's next chunk, or None at its end; what the body asks of its source."""
+        try:
+            with trio.fail_after(limit):
+                return await self._receive_chunk.receive()
+        except trio.EndOfChannel:
+            self._check_complete()
+            return None
+
+    def close(self) -> None:
+        """Drop the body from now on."""
+        self._exchange.on_request(RequestEvent.CLOSE)
+        self._receive_chunk.close()
+
+    def _check_complete(self) -> None:
+        """Raise what a reader is to be told, if the body has ended before its end."""
+        if self._exchange.request is RequestState.DISCARDING:
+            raise trio.ClosedResourceError
+        if self._exchange.request is not RequestState.COMPLETE:
+            raise trio.BrokenResourceError("the client left before the request body was complete")
+
+    async def _run(self) -> None:
+        failure = None
+        try:
+            with self._scope:
+                failure = await self._watch()
+            # Not in an "except": the Cancelled that on_error() causes would take on the failure as
+            # its context. And before the end of the body, which a reader would take for an error.
+            if failure is not None:
+                self._listeners.on_error(failure)
+        finally:
+            self._send_chunk.close()
+            self._settled.set()
 
     async def _watch(self) -> Exception | None:
         while self._exchange.request is not RequestState.GONE:
@@ -102,17 +130,22 @@ class Watcher:
                 return error
             if self._request.disconnected.is_set():
                 return None  # we have been told of it while this was on its way
-            kind = message.get("type")
-            if kind == "http.disconnect":
-                self._hear_disconnect()
-            elif kind != "http.request":
-                self._on_strange(RuntimeError(f"the server sent {kind!r} within an HTTP request"))
+            if not self._is_body(message):
                 return None
-            elif self._exchange.request is RequestState.COMPLETE:
+            if self._exchange.request is RequestState.COMPLETE:
                 return None  # a middleware replays the body, and will never tell of the client
-            else:
-                await self._take_chunk(message.get("body", b""), message.get("more_body", False))
+            await self._take_chunk(message.get("body", b""), message.get("more_body", False))
         return None
+
+    def _is_body(self, message: Message) -> bool:
+        """Say whether the message is of the body; else its listener is told."""
+        kind = message.get("type")
+        if kind == "http.disconnect":
+            self._hear_disconnect()
+        elif kind != "http.request":
+            text = f"the server sent {kind!r} within an HTTP request"
+            self._listeners.on_strange(RuntimeError(text))
+        return kind == "http.request"
 
     def _leave(self) -> None:
         """The client has gone, and we may be holding a chunk that nobody takes."""
@@ -124,7 +157,7 @@ class Watcher:
         self._exchange.on_request(RequestEvent.DISCONNECT)
         self._request.disconnected.set()
         self._settled.set()
-        self._on_disconnect()
+        self._listeners.on_disconnect()
 
     async def _drop_chunk(self) -> None:
         """Drop a chunk, and let others run at times: a receive() need not ever wait."""
@@ -134,13 +167,13 @@ class Watcher:
 
     async def _take_chunk(self, chunk: bytes, more_body: bool) -> None:
         if chunk and self._exchange.request is RequestState.READING:
-            if not await self._request._body._put(chunk):
-                self._exchange.on_request(RequestEvent.CLOSE)  # by the handler, or by us meanwhile
+            with suppress(trio.BrokenResourceError):  # closed by the handler, or by us, meanwhile
+                await self._send_chunk.send(chunk)
         else:
             await self._drop_chunk()
         if self._request.disconnected.is_set():
             return  # we were told of it meanwhile
         self._exchange.on_request(RequestEvent.CHUNK if more_body else RequestEvent.LAST)
         if not more_body:
-            self._request._body._end(complete=True)
+            self._send_chunk.close()
             self._settled.set()

@@ -64,7 +64,7 @@ class HTTPExchange(HTTPStream):
         self.running = False  # the application has been called, and has not returned
         self.failed = False  # it raised an error
         self.ending = False  # its last message is on its way
-        self._client = Client()
+        self._client = Client(inbox)
         self._gatherer: Gatherer | None = None  # of a stream that has started
         self._head_gone = False  # of a response without a body
         self._connection = connection
@@ -94,6 +94,11 @@ class HTTPExchange(HTTPStream):
         """The application was cancelled."""
         if not self.closed:
             self._on_cut()
+
+    @property
+    def times_body(self) -> bool:
+        """The application minds itself how long the request's body may be silent."""
+        return self._client.times_body
 
     async def app_send(self, message: Any) -> None:
         """Take one message of the application; None when it has returned."""

@@ -115,7 +115,7 @@ class HTTP1:
             return
         if isinstance(self._exchange, WebSocketExchange):
             self._connection.output.write_soon(self._exchange.last_words())
-        elif self._unanswered:
+        elif self._response.possible:
             self._response.refuse(503)
             self._exchange.closed = True  # it is not to reset this when it is cancelled
             self._exchange = None
@@ -145,10 +145,7 @@ class HTTP1:
 
     async def _read(self) -> None:
         if self._phase is Phase.BODY:
-            held_back = self._h11.they_are_waiting_for_100_continue
-            self._connection.set_deadline(
-                None if self._response.begun or held_back else self._limits.body_timeout
-            )
+            self._connection.set_deadline(self._body_timeout)
         elif self._phase is Phase.FIRST_BYTE and self._arrived:
             self._phase = Phase.HEAD
             self._connection.set_deadline(self._limits.header_timeout)
@@ -262,9 +259,8 @@ class HTTP1:
     def _invite_body(self) -> None:
         """Send 100 Continue, as the application wants the body that the client holds back."""
         if self._h11.they_are_waiting_for_100_continue and not self._response.begun:
-            event = h11.InformationalResponse(status_code=100, headers=[])
-            self._connection.output.write_soon(self._h11.send(event) or b"")
-            self._connection.set_deadline(self._limits.body_timeout)
+            self._response.go_on()
+            self._connection.set_deadline(self._body_timeout)
 
     # What the application sends.
 
@@ -351,11 +347,6 @@ class HTTP1:
         return ResponseWriter(self._h11, self._connection.output, self._connection.server)
 
     @property
-    def _unanswered(self) -> bool:
-        """A response in the application's place can be sent."""
-        return not self._response.begun and self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
-
-    @property
     def _must_close(self) -> bool:
         return (
             self._closing
@@ -363,6 +354,14 @@ class HTTP1:
             or self._unread > UNREAD
             or self._h11.they_are_waiting_for_100_continue
         )
+
+    @property
+    def _body_timeout(self) -> float | None:
+        """Seconds that the client may pause within its body."""
+        held_back = self._h11.they_are_waiting_for_100_continue
+        exchange = self._exchange
+        timed = isinstance(exchange, HTTPExchange) and exchange.times_body
+        return None if self._response.begun or held_back or timed else self._limits.body_timeout
 
     @property
     def _request_complete(self) -> bool:
@@ -384,7 +383,7 @@ class HTTP1:
         """Tell the client what is wrong with its request, if it still waits for a response."""
         connection = self._connection
         connection.log_failure(f"{refusal.status_code}: {refusal}")
-        unanswered = self._unanswered
+        unanswered = self._response.possible
         if unanswered:
             self._response.refuse(refusal.status_code)
         exchange, self._exchange = self._exchange, None

@@ -85,6 +85,16 @@ class ResponseWriter:
         response = h11.InformationalResponse(status_code=101, headers=headers)
         await self._output.write(self._h11.send(response) or b"")
 
+    @property
+    def possible(self) -> bool:
+        """A response in the application's place can be sent."""
+        return not self.begun and self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+
+    def go_on(self) -> None:
+        """Send 100 Continue."""
+        event = h11.InformationalResponse(status_code=100, headers=[])
+        self._output.write_soon(self._h11.send(event) or b"")
+
     def refuse(self, status_code: int) -> None:
         """Send a response in the application's place, after which the connection closes."""
         self.begin(status_code, [(b"content-length", b"0")], close=True)

@@ -148,8 +148,10 @@ class Stream:
 
     @property
     def uploading(self) -> bool:
-        """A body is still to come before the response starts."""
-        return self.receiving and self.sending is Sending.HEAD and self._http is not None
+        """A body is still to come before the response starts, and it is for us to time it."""
+        http = self._http
+        unanswered = self.receiving and self.sending is Sending.HEAD
+        return unanswered and http is not None and not http.times_body
 
     @property
     def quiet_since(self) -> float:

@@ -8,6 +8,8 @@ from typing import Any
 
 import trio
 
+from tsstream._http.host import INTERRUPTED
+
 ROOM = 64 * 1024  # bytes: what is read ahead of the application before the client has to wait
 OVERHEAD = 256  # bytes: what a message costs besides its body; a client may send many small ones
 
@@ -44,6 +46,11 @@ class Inbox:
         return self._weight >= ROOM
 
     @property
+    def ready(self) -> bool:
+        """A ``receive()`` need not wait."""
+        return bool(self._messages) or self._farewell is not None
+
+    @property
     def disconnected(self) -> bool:
         """Nothing but the disconnect will be received any more."""
         return self._farewell is not None
@@ -66,6 +73,13 @@ class Inbox:
             for waiting in (self._arrived, self._taken):
                 if waiting:
                     waiting.unpark_all()
+
+    def interrupt(self) -> None:
+        """Let a ``receive()`` that waits give :data:`INTERRUPTED`; that costs no cancel scope."""
+        if self._arrived:
+            self._messages.append((INTERRUPTED, 0))
+            self._weight += OVERHEAD
+            self._arrived.unpark()
 
     async def receive(self) -> dict[str, Any]:
         """Give the next message: the application's ``receive()``."""
