@@ -32,7 +32,8 @@ class Limits:
       header_timeout: seconds from the first byte of a request, or from the connection, to the end
         of the request's head.
       body_timeout: seconds of silence within a request's body before its response has started;
-        after that an upload may be as slow as the application likes (a duplex stream).
+        after that an upload may be as slow as the application likes (a duplex stream). An app of
+        tsstream's minds it itself.
       pong_timeout: seconds in which a WebSocket that was pinged must send anything at all.
       max_connections: open at the same time.
       max_headers: fields in one request; Apache's LimitRequestFields.

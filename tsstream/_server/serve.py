@@ -86,7 +86,8 @@ async def serve(  # noqa: ASYNC128 (_serve_until_shutdown calls started())
       header_timeout: seconds for the head of a request, from its first byte (408 after that), and
         for a TLS handshake.
       body_timeout: seconds of silence within the body of a request that has no response yet
-        (408); by default the ``read_timeout`` of *config*, if it has one.
+        (408); by default the ``read_timeout`` of *config*, if it has one. An app of tsstream's
+        minds that itself, by its :class:`BodyLimits`.
       pong_timeout: seconds for a WebSocket to answer a ping, if *config* has them sent
         (``websocket_ping_interval``).
       max_connections: open at the same time; further ones are answered 503 and closed.
