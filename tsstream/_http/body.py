@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NoReturn, Protocol
 
 import trio
@@ -50,12 +51,12 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
 
     Args:
       limits: of this body.
-      declared: the request's Content-Length in bytes, if it has one.
+      fields: of the request's head, as ASGI has them.
     """
 
-    def __init__(self, limits: BodyLimits, declared: int | None) -> None:
+    def __init__(self, limits: BodyLimits, fields: Iterable[tuple[bytes, bytes]]) -> None:
         self.limits = limits
-        self._declared = declared
+        self._fields = fields
         self._source: Source | None = None  # until the exchange begins
         self._receiving = False
         self._opened = False  # somebody has received, or tried to
@@ -147,6 +148,14 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
         if cache:
             self._kept, self._kept_is_due = data, True
         return data
+
+    @property
+    def _declared(self) -> int | None:
+        """The request's Content-Length in bytes, if it has one."""
+        for name, value in self._fields:
+            if name == b"content-length":
+                return int(value) if value.isdigit() and len(value) < 20 else None
+        return None
 
     def _after_the_end(self) -> bytes:
         if self._failure is not None:

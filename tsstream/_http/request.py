@@ -14,7 +14,9 @@ from tsstream._sansio.headers import Headers
 from tsstream._sansio.query import QueryParams
 
 from .body import RequestBody
+from .forms import FormData, read_form
 from .limits import BodyLimits
+from .parts import Parts, open_parts
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -62,7 +64,7 @@ class Request(Generic[StateT]):
         self.path_params: dict[str, str] = {} if path_params is None else path_params
         self.disconnected: trio.Event = trio.Event()
         self._headers: Headers | None = None
-        self._body = RequestBody(app.body_limits, self._content_length())
+        self._body = RequestBody(app.body_limits, scope["headers"])
         self._body_opened = False
 
     @property
@@ -152,14 +154,36 @@ class Request(Generic[StateT]):
         except RecursionError:
             raise HTTPError(400, "The request body is JSON that is nested too deep.") from None
 
+    async def form(self) -> FormData:
+        """Give the whole form, urlencoded or multipart; big files go through :meth:`parts`.
+
+        Raises:
+          HTTPError: 415, the body is no form; 400, it is malformed; 413, one of the
+            ``body_limits`` is crossed; 408, as :meth:`read`.
+          BodyConsumed: the body was received before, or a part of it. A multipart form is not
+            kept, so that a second call finds it consumed.
+        """
+        return await read_form(self)
+
+    def parts(self) -> Parts:
+        """Give the channel of the parts of a multipart form, as they arrive (RFC 7578).
+
+        Each part's ``body`` is a channel in turn, so a file of any size takes little memory::
+
+            async for part in request.parts():
+                if part.filename is not None:
+                    await part.save(folder / str(uuid4()))
+
+        Raises:
+          HTTPError: 415, the body is no multipart form; 400, its Content-Type has no boundary.
+          BodyConsumed: the body was received before, or its parts were asked for.
+        """
+        return open_parts(self)
+
     def __str__(self) -> str:
         # Quoted, so that no client can write lines of its own into the log.
         path = quote(self.path, safe=PATH_SAFE, errors="replace")
         return f"{quote(self.method)} {path}"
-
-    def _content_length(self) -> int | None:
-        value = self.headers.get("content-length", "")
-        return int(value) if value.isdecimal() else None
 
 
 def expects_body(request: Request) -> bool:
