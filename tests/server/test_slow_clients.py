@@ -16,7 +16,7 @@ from leaks import assert_no_leaks
 from probes import IN_TIME, PROMPT, Calls, get
 from wire import RawConnection, Truncated, open_guarded, open_raw
 
-from tsstream import App, Request
+from tsstream import App, BodyLimits, Request
 from tsstream._asgi import Receive, Send
 
 LIMIT = 0.25  # seconds
@@ -121,8 +121,9 @@ async def test_a_body_that_pauses_for_the_body_timeout_is_408_and_a_disconnect(
     assert record.startswith("INFO ")
 
 
-async def test_a_body_that_pauses_cancels_a_tsstream_handler_and_is_408() -> None:
-    app: App[Any] = App()
+async def test_a_tsstream_app_times_its_bodies_itself() -> None:
+    # RQ-14: also one of which not a byte has come
+    app: App[Any] = App(body_limits=BodyLimits(timeout=2 * LIMIT))
 
     @app.post("/")
     async def handler(request: Request) -> bytes:
@@ -132,8 +133,10 @@ async def test_a_body_that_pauses_cancels_a_tsstream_handler_and_is_408() -> Non
     async with open_guarded(calls, body_timeout=LIMIT) as port, assert_no_leaks():
         async with open_raw(port) as raw:
             await raw.request("POST", "/", {"content-length": "100"})
-            data, _ = await until_closed(raw, LIMIT)
-            assert data.startswith(b"HTTP/1.1 408 ")
+            begin = trio.current_time()
+            with trio.fail_after(2 * LIMIT + PROMPT):
+                assert (await raw.read_head())[0] == 408
+            assert trio.current_time() - begin > 1.8 * LIMIT
         await calls.wait_returned()
 
 

@@ -62,7 +62,7 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
         self._opened = False  # somebody has received, or tried to
         self._received = 0  # bytes
         self._ended = False  # and somebody was told so
-        self._failure: HTTPError | None = None  # a limit that was crossed stays so (RQ-13)
+        self._failure: tuple[int, str] | None = None  # a limit that was crossed stays so (RQ-13)
         self._why_closed: str | None = None
         self._kept: bytes | None = None  # by read()
         self._kept_is_due = False  # whoever iterates gets it once (RQ-17)
@@ -127,7 +127,7 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
     async def read(self, limit: int, *, cache: bool) -> bytes:
         """Give the whole body, once, or again and again with *cache*; see ``Request.read``."""
         if self._failure is not None:
-            raise self._failure
+            raise HTTPError(*self._failure)
         if self._kept is not None:
             await trio.lowlevel.checkpoint()
             return self._kept
@@ -139,10 +139,10 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
         chunks: list[bytes] = []
         size = self._declared or 0
         if size > limit:
-            self._fail(_too_large(limit))
+            self._fail_as_too_large(limit)
         async for chunk in self:
             if self._received > limit:
-                self._fail(_too_large(limit))
+                self._fail_as_too_large(limit)
             chunks.append(chunk)
         data = b"".join(chunks)
         if cache:
@@ -159,7 +159,7 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
 
     def _after_the_end(self) -> bytes:
         if self._failure is not None:
-            raise self._failure
+            raise HTTPError(*self._failure)
         if self._why_closed is not None:
             raise trio.ClosedResourceError(self._why_closed)
         if self._kept_is_due:
@@ -176,17 +176,20 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
         except trio.ClosedResourceError:
             raise trio.ClosedResourceError(self._why_closed) from None
         except trio.TooSlowError:
-            self._fail(HTTPError(408, f"The request body has paused for {limit:g} seconds."))
+            self._fail(408, f"The request body has paused for {limit:g} seconds.")
 
     def _check_size(self, size: int) -> None:
         limit = self.limits.max_stream
         if limit is not None and size > limit:
-            self._fail(_too_large(limit))
+            self._fail_as_too_large(limit)
 
-    def _fail(self, error: HTTPError) -> NoReturn:
-        self._failure = error
-        self._close(error.detail)
-        raise error
+    def _fail_as_too_large(self, limit: int) -> NoReturn:
+        self._fail(413, f"The request body is larger than {limit} bytes.")
+
+    def _fail(self, status_code: int, detail: str) -> NoReturn:
+        self._failure = status_code, detail
+        self._close(detail)
+        raise HTTPError(status_code, detail)
 
     def _close(self, why: str) -> None:
         """Close for a reason that a late reader is told; the first one holds."""
@@ -195,7 +198,3 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
             source, self._source = self._source, None  # it refers to us
             if source is not None:
                 source.close()
-
-
-def _too_large(limit: int) -> HTTPError:
-    return HTTPError(413, f"The request body is larger than {limit} bytes.")

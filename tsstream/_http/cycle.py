@@ -99,22 +99,30 @@ class Cycle:
         self._streamed = False
 
     async def run(self) -> None:
-        """Answer the request.
+        """Answer the request, once.
 
         Raises:
           Exception: why the response was cut. The server, and whatever stands between, must not
             give it a clean end.
         """
+        try:
+            await self._run()
+        finally:
+            vars(self).clear()  # our parts call us back: cycles that would hold the whole request
+
+    async def _run(self) -> None:
         reason: Reason = "cancelled"
         try:
             with unwrapping():
                 async with trio.open_nursery() as nursery:
                     self._watcher.start(nursery)
-                    await self._answer(nursery)
+                    try:
+                        await self._answer(nursery)
+                    finally:
+                        self._watcher.stop()
                     nursery.cancel_scope.cancel(reason="the exchange is over")
             reason = self._conclude()
         finally:
-            self._watcher.stop()
             self._given.discard_unused(streamed=self._streamed)
             self._outcome.report(
                 reason,

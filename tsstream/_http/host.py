@@ -31,8 +31,12 @@ class Inbox(Protocol):
         """Let a ``receive()`` that waits give :data:`INTERRUPTED`."""
         ...
 
-    async def receive(self) -> Any:
-        """Give the next message; cancelling it loses nothing."""
+    async def receive(self, *, invite: bool = True) -> Any:
+        """Give the next message; cancelling it loses nothing.
+
+        Args:
+          invite: tell a client that waits for ``100 Continue`` to go on.
+        """
         ...
 
 
@@ -68,11 +72,15 @@ class Client:
     Attributes:
       inbox: whose ``receive()`` the app is called with.
       on_leave: called at most once, when the client has gone before the exchange was over.
+      on_timed: called when ``times_body`` is set.
+      left: the client has gone.
       times_body: the app minds itself how long the body may be silent.
     """
 
     inbox: Inbox | None = None
     on_leave: Callable[[], None] | None = None
+    on_timed: Callable[[], None] | None = None
+    left: bool = False
     times_body: bool = False
 
     def __deepcopy__(self, memo: object) -> Self:
@@ -81,9 +89,16 @@ class Client:
 
     def leave(self) -> None:
         """Say that the client has gone."""
+        self.left = True
         on_leave, self.on_leave = self.on_leave, None
         if on_leave is not None:
             on_leave()
+
+    def time_body(self) -> None:
+        """Say that the app minds itself how long the body may be silent."""
+        self.times_body = True
+        if self.on_timed is not None:
+            self.on_timed()
 
 
 def host_of(scope: Scope) -> Host | None:

@@ -38,20 +38,20 @@ class Puller(Watcher):
         self._inbox = inbox
         self._nursery: trio.Nursery | None = None
         self._alarm = Alarm(inbox.interrupt)
-        self._pulled = False
 
     def start(self, nursery: trio.Nursery) -> None:
         assert self._client is not None
         self._client.on_leave = self._leave
-        self._client.times_body = True
+        self._client.time_body()
         self._nursery = nursery
+        if self._client.left:
+            nursery.start_soon(self._hear_left)
 
     def stop(self) -> None:
         self._nursery = None
         super().stop()
 
     async def next_chunk(self, limit: float) -> bytes | None:
-        self._pulled = True
         while self._exchange.request is RequestState.READING:
             due = math.inf if self._inbox.ready else self._set_alarm(limit)
             message = await self._inbox.receive()
@@ -68,14 +68,8 @@ class Puller(Watcher):
     def close(self) -> None:
         self._exchange.on_request(RequestEvent.CLOSE)
         self._inbox.interrupt()
-        if self._nursery is not None and expects_body(self._request) and not self._held_back:
+        if self._nursery is not None and expects_body(self._request):
             self._nursery.start_soon(self._drop)
-
-    @property
-    def _held_back(self) -> bool:
-        """The client waits to be told that its body is wanted (RFC 9110, 10.1.1); it is not."""
-        expected = self._request.headers.get("expect", "")
-        return not self._pulled and expected.lower() == "100-continue"
 
     def _set_alarm(self, limit: float) -> float:
         due = trio.current_time() + limit
@@ -94,6 +88,9 @@ class Puller(Watcher):
 
     async def _drop(self) -> None:
         while self._exchange.request is RequestState.DISCARDING:
-            message = await self._inbox.receive()
+            message = await self._inbox.receive(invite=False)
             if message is not INTERRUPTED:
                 self._take(message)
+
+    async def _hear_left(self) -> None:
+        self._leave()  # before us: nobody has told the handler yet

@@ -38,6 +38,7 @@ class HTTPExchange(HTTPStream):
         what the client has got is not complete.
       stream_id: HTTP/2's.
       inbox: what the application receives.
+      on_timed: called when :attr:`times_body` is set.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class HTTPExchange(HTTPStream):
         *,
         stream_id: int,
         inbox: Inbox,
+        on_timed: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(
             connection.server.app,
@@ -64,7 +66,7 @@ class HTTPExchange(HTTPStream):
         self.running = False  # the application has been called, and has not returned
         self.failed = False  # it raised an error
         self.ending = False  # its last message is on its way
-        self._client = Client(inbox)
+        self._client = Client(inbox, on_timed=on_timed)
         self._gatherer: Gatherer | None = None  # of a stream that has started
         self._head_gone = False  # of a response without a body
         self._connection = connection

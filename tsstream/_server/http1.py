@@ -145,7 +145,7 @@ class HTTP1:
 
     async def _read(self) -> None:
         if self._phase is Phase.BODY:
-            self._connection.set_deadline(self._body_timeout)
+            self._time_body()
         elif self._phase is Phase.FIRST_BYTE and self._arrived:
             self._phase = Phase.HEAD
             self._connection.set_deadline(self._limits.header_timeout)
@@ -187,6 +187,7 @@ class HTTP1:
                 self._connection.abort,
                 stream_id=STREAM_ID,
                 inbox=Inbox(on_wanted=self._invite_body),
+                on_timed=self._time_body,
             )
             await self._exchange.handle(request)
         await self._connection.server.context.mark_request()
@@ -260,7 +261,15 @@ class HTTP1:
         """Send 100 Continue, as the application wants the body that the client holds back."""
         if self._h11.they_are_waiting_for_100_continue and not self._response.begun:
             self._response.go_on()
-            self._connection.set_deadline(self._body_timeout)
+            self._time_body()
+
+    def _time_body(self) -> None:
+        """Let the client not pause for too long within its body, if it is for us to mind it."""
+        timed = isinstance(self._exchange, HTTPExchange) and self._exchange.times_body
+        held_back = self._h11.they_are_waiting_for_100_continue
+        if self._phase is Phase.BODY:
+            no_limit = timed or held_back or self._response.begun
+            self._connection.set_deadline(None if no_limit else self._limits.body_timeout)
 
     # What the application sends.
 
@@ -354,14 +363,6 @@ class HTTP1:
             or self._unread > UNREAD
             or self._h11.they_are_waiting_for_100_continue
         )
-
-    @property
-    def _body_timeout(self) -> float | None:
-        """Seconds that the client may pause within its body."""
-        held_back = self._h11.they_are_waiting_for_100_continue
-        exchange = self._exchange
-        timed = isinstance(exchange, HTTPExchange) and exchange.times_body
-        return None if self._response.begun or held_back or timed else self._limits.body_timeout
 
     @property
     def _request_complete(self) -> bool:

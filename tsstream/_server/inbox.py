@@ -81,14 +81,18 @@ class Inbox:
             self._weight += OVERHEAD
             self._arrived.unpark()
 
-    async def receive(self) -> dict[str, Any]:
-        """Give the next message: the application's ``receive()``."""
+    async def receive(self, *, invite: bool = True) -> dict[str, Any]:
+        """Give the next message: the application's ``receive()``.
+
+        Args:
+          invite: if it has to wait, it is *on_wanted*.
+        """
         if self._farewell is not None and not self._told:
             # The first time also to who is cancelled: Starlette asks so whether it has come.
             await trio.lowlevel.cancel_shielded_checkpoint()
         elif self._messages or self._farewell is not None:
             await trio.lowlevel.checkpoint()
-        elif self._on_wanted is not None:
+        elif self._on_wanted is not None and invite:
             self._on_wanted()
             self._on_wanted = None
         while not self._messages and self._farewell is None:
