@@ -11,7 +11,7 @@ import trio
 from tsstream import App
 from tsstream._asgi import ASGIApp, Message
 from tsstream._sansio.headers import Headers
-from tsstream.testing._request import build_scope
+from tsstream.testing._request import build_http_scope
 
 OnSend = Callable[[Message], Awaitable[None]]
 START = "http.response.start"
@@ -37,7 +37,7 @@ class Server:
 
     Args:
       requests: what receive() gives, in this order; an exception is raised. After the last it
-        waits until :meth:`leave`, and gives ``http.disconnect``.
+        waits for what is :meth:`put`, or until :meth:`leave`, and then gives ``http.disconnect``.
       on_send: awaited with every message before it is taken: it may wait, raise, or note it.
 
     Attributes:
@@ -57,7 +57,8 @@ class Server:
         has_body = any(isinstance(item, dict) and item.get("more_body") for item in requests)
         self._framing = [(b"transfer-encoding", b"chunked")] if has_body else []
         self._on_send = on_send
-        self._left = trio.Event()
+        self._left = False
+        self._changed = trio.lowlevel.ParkingLot()
         self._reading = False
 
     async def call(
@@ -67,7 +68,7 @@ class Server:
 
         A body is announced as chunked, unless *scope* has headers of its own.
         """
-        whole = {**build_scope(method, path, (), b""), "headers": self._framing, **scope}
+        whole = {**build_http_scope(method, path, (), b""), "headers": self._framing, **scope}
         try:
             await app(whole, self.receive, self.send)
         except Exception as error:
@@ -75,9 +76,15 @@ class Server:
         finally:
             self.over.set()
 
+    def put(self, message: Message) -> None:
+        """Add to the script."""
+        self._script.append(message)
+        self._changed.unpark_all()
+
     def leave(self) -> None:
         """The client goes."""
-        self._left.set()
+        self._left = True
+        self._changed.unpark_all()
 
     async def receive(self) -> Message:
         if self._reading:
@@ -86,10 +93,9 @@ class Server:
         try:
             self.reads += 1
             await trio.lowlevel.checkpoint()
-            if not self._script:
-                await self._left.wait()
-                return DISCONNECT
-            message = self._script.popleft()
+            while not self._script and not self._left:
+                await self._changed.park()
+            message = self._script.popleft() if self._script else DISCONNECT
         finally:
             self._reading = False
         if isinstance(message, Exception):

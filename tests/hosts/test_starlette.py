@@ -260,7 +260,7 @@ async def test_an_app_may_be_called_by_middleware_for_some_paths(hosted: Hosted)
         assert (await get(port, "/where"))[0] == 404  # Starlette's
 
 
-async def test_websockets_to_a_mounted_app_are_refused(hosted: Hosted) -> None:
+async def test_a_websocket_to_a_mounted_app_without_a_route_for_it_is_404(hosted: Hosted) -> None:
     async with open_server(mounted(hosted)) as port, open_raw(port) as raw:
         await raw.request(
             "GET",
@@ -272,7 +272,7 @@ async def test_websockets_to_a_mounted_app_are_refused(hosted: Hosted) -> None:
                 "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
             },
         )
-        assert (await raw.read_head())[0] == 403
+        assert (await raw.read_head())[0] == 404
 
 
 async def test_a_cut_body_is_one_error_of_ours_in_the_log(

@@ -2,13 +2,17 @@
 
 from tsstream._errors import TruncatedBodyError
 
-from ._response import ClientResponse, StreamedResponse
+from ._response import ClientResponse, StreamedRequest, StreamedResponse
+from ._websocket import ClientWebSocket, WebSocketRejected
 from .client import Client, open_client
 
 __all__ = [
     "Client",
     "ClientResponse",
+    "ClientWebSocket",
+    "StreamedRequest",
     "StreamedResponse",
     "TruncatedBodyError",
+    "WebSocketRejected",
     "open_client",
 ]

@@ -11,8 +11,9 @@ from tsstream._asgi import ASGIApp, Message
 from tsstream._errors import TruncatedBodyError
 from tsstream._sansio.headers import Headers
 
+from ._call import Call
 from ._messages import Data, Start, Transcript
-from ._request import Content, request_message, upload, whole_body
+from ._upload import Content, Upload
 
 
 class Exchange:
@@ -20,74 +21,40 @@ class Exchange:
 
     Both bodies go through channels of size zero: ``send()`` waits until the client takes the
     chunk, an upload waits until the application takes the item.
-
-    Attributes:
-      problem: what the application raised, or how it broke the ASGI specification.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         scope: MutableMapping[str, Any],
-        content: Content,
+        content: Content | None,
         *,
-        raise_app_errors: bool,
+        raises_errors: bool,
     ) -> None:
-        self.problem: Exception | None = None
-        self._app = app
-        self._scope = scope
-        self._content = content
-        self._raise_app_errors = raise_app_errors
-        self._problem_seen = False
-        self._violation: AssertionError | None = None
+        self._name = f"{scope['method']} {scope['path']}"
+        self._call = Call(app, scope, raises_errors=raises_errors)
+        self._upload = Upload(content)
         self._transcript = Transcript(scope["method"])
         self._start: Start | None = None
-        self._head_or_return = trio.Event()
+        self._head_or_end = trio.Event()
         self._complete = False
         self._interrupted = False
-        self._left = trio.Event()
-        self._uploading = trio.CancelScope()
-        body = whole_body(content)
-        # A body that is there as a whole is one message, ready at once.
-        self._requests_in, self._requests_out = trio.open_memory_channel[Message](
-            0 if body is None else 1
-        )
-        if body is not None:
-            self._requests_in.send_nowait(request_message(body, more=False))
         self._chunks_in, self._chunks_out = trio.open_memory_channel[bytes](0)
 
     # The application's side
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start the application, and the upload if there is one."""
-        name = f"{self._scope['method']} {self._scope['path']}"
-        nursery.start_soon(self._run_app, name=name)
-        if whole_body(self._content) is None:
-            nursery.start_soon(self._run_upload, name=f"{name} (upload)")
-
-    async def _run_app(self) -> None:
-        """Call the application; when the client has left, raise what nobody has seen."""
-        try:
-            await self._app(self._scope, self._receive, self._send)
-        except Exception as error:
-            self.problem = error
-        finally:
-            self._app_returned()
-        # Shielded, or a cancelled test would lose the error; its block is being left then.
-        with trio.CancelScope(shield=True):
-            await self._left.wait()
-        if self.problem is not None and self.raises_problem and not self._problem_seen:
-            raise self.problem
-
-    async def _run_upload(self) -> None:
-        """Offer the items of a streamed request body, one at a time, as long as they are wanted."""
-        with self._uploading:
-            await upload(self._content, self._requests_in)
+        nursery.start_soon(
+            self._call.run, self._receive, self._send, self._app_returned, name=self._name
+        )
+        if self._upload.streamed:
+            nursery.start_soon(self._upload.run, name=f"{self._name} (upload)")
 
     async def _receive(self) -> Message:
         if not self._over:
             try:
-                return await self._requests_out.receive()
+                return await self._upload.receive()
             except trio.EndOfChannel:
                 pass
         await trio.lowlevel.checkpoint()
@@ -96,8 +63,8 @@ class Exchange:
     async def _send(self, message: Message) -> None:
         part = self._checked(message)
         if isinstance(part, Start):
-            self._start = part
-            self._head_or_return.set()
+            self._start = None if self._over else part
+            self._head_or_end.set()
         elif part.data and not self._over:
             await self._hand_over(part.data)
         if isinstance(part, Data) and part.last:
@@ -117,8 +84,7 @@ class Exchange:
                 )
             return self._transcript.add(message)
         except AssertionError as error:
-            # Kept, because an application may well catch it.
-            self._violation = self._violation or error
+            self._call.note_violation(error)
             raise
 
     async def _hand_over(self, data: bytes) -> None:
@@ -132,36 +98,48 @@ class Exchange:
 
     @property
     def _over(self) -> bool:
-        return self._complete or self._left.is_set()
+        return self._complete or self._call.left.is_set()
 
     def _response_ended(self) -> None:
-        if not self._left.is_set():
+        if not self._call.left.is_set():
             self._complete = not self._transcript.shortfall
         self._chunks_in.close()
-        self._stop_requests()
+        self._upload.stop()
 
     def _app_returned(self) -> None:
-        self.problem = self.problem or self._violation
-        self._head_or_return.set()
+        self._head_or_end.set()
         self._chunks_in.close()
-        self._stop_requests()
-
-    def _stop_requests(self) -> None:
-        self._uploading.cancel()
-        self._requests_in.close()  # whoever waits in receive() gets http.disconnect
+        self._upload.stop()
 
     # The client's side
 
     @property
     def raises_problem(self) -> bool:
         """What the application did wrong comes out of the client."""
-        shown = self._raise_app_errors or self._violation is not None
-        return shown and self.problem is not None
+        return self._call.raises_problem
+
+    async def send_chunk(self, chunk: bytes | str) -> None:
+        """Send a part of the request's body, and wait until the application receives it.
+
+        Raises:
+          as :meth:`Upload.send`.
+        """
+        try:
+            await self._upload.send(chunk)
+        except trio.BrokenResourceError:
+            raise trio.BrokenResourceError(
+                "the application has ended its response, or returned, without this chunk"
+            ) from None
+
+    def end_request(self) -> None:
+        """The body of the request is complete."""
+        self._upload.end()
 
     def leave(self) -> None:
         """Hang up."""
-        self._left.set()
-        self._stop_requests()
+        self._call.left.set()
+        self._head_or_end.set()
+        self._upload.stop()
         self._chunks_out.close()
 
     async def wait_started(self) -> tuple[int, Headers]:
@@ -169,15 +147,16 @@ class Exchange:
 
         Raises:
           AssertionError: the application returned without a response.
+          trio.ClosedResourceError: the client left before.
           whatever it raised instead of starting one.
         """
-        await self._head_or_return.wait()
+        await self._head_or_end.wait()
         if self._start is not None:
             return self._start.status_code, self._start.headers
-        if self.problem is not None and self.raises_problem:
-            self._problem_seen = True
-            raise self.problem
-        if self.problem is None and self._raise_app_errors:
+        if self._call.left.is_set():
+            raise trio.ClosedResourceError("the client has left before the response started")
+        self._call.raise_problem()
+        if self._call.problem is None and self._call.raises_errors:
             raise AssertionError(
                 "the application returned without sending 'http.response.start'; "
                 "on a server the client would get a 500"
@@ -222,13 +201,13 @@ class Exchange:
         """
         if self._complete:
             return
-        self._problem_seen = self.problem is not None
+        problem = self._call.see_problem()
         if self._transcript.shortfall:
-            raise TruncatedBodyError(self._transcript.shortfall) from self.problem
-        if self.problem is not None:
+            raise TruncatedBodyError(self._transcript.shortfall) from problem
+        if problem is not None:
             raise TruncatedBodyError(
-                f"the application raised {self.problem!r} before the end of the body"
-            ) from self.problem
+                f"the application raised {problem!r} before the end of the body"
+            ) from problem
         raise TruncatedBodyError(
             "the application returned without its final message, the one without more_body"
         )

@@ -85,9 +85,7 @@ class Transcript:
         return attrs.evolve(data, data=b"") if self._bodyless else data
 
     def _next_stage(self, message: Any) -> tuple[Stage, str]:
-        if not isinstance(message, Mapping) or not isinstance(message.get("type"), str):
-            raise AssertionError(f"send({message!r}): a message is a dict with a 'type'")
-        kind: str = message["type"]
+        kind = message_kind(message)
         if kind not in (START, BODY):
             raise AssertionError(
                 f"send() of {kind!r}: scope['extensions'] does not offer it; "
@@ -117,26 +115,40 @@ class Transcript:
             self.shortfall = f"content-length is {self._length}, but {self._size} bytes were sent"
 
 
+def message_kind(message: Any) -> str:
+    """Give the type of what an application has sent."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("type"), str):
+        raise AssertionError(f"send({message!r}): a message is a dict with a 'type'")
+    return str(message["type"])
+
+
 def _parse_start(message: Mapping[str, Any]) -> Start:
     status = message.get("status")
     if not isinstance(status, int) or not 200 <= status <= 999:
         raise AssertionError(f"the status of {START!r} is an int from 200 to 999, not {status!r}")
-    fields = message.get("headers", [])
+    return Start(int(status), parse_headers(START, message.get("headers", [])))
+
+
+def parse_headers(kind: str, fields: Any) -> Headers:
+    """Give the headers of a message of this type.
+
+    Raises:
+      AssertionError: they cannot be sent.
+    """
     if not isinstance(fields, Iterable):
-        raise AssertionError(f"the headers of {START!r} are an iterable of pairs, not {fields!r}")
-    fields = [_parse_field(field) for field in fields]
+        raise AssertionError(f"the headers of {kind!r} are an iterable of pairs, not {fields!r}")
     try:
-        return Start(int(status), Headers(fields))
+        return Headers([_parse_field(kind, field) for field in fields])
     except ValueError as error:
-        raise AssertionError(f"the headers of {START!r}: {error}") from error
+        raise AssertionError(f"the headers of {kind!r}: {error}") from error
 
 
-def _parse_field(field: Any) -> tuple[bytes, bytes]:
+def _parse_field(kind: str, field: Any) -> tuple[bytes, bytes]:
     match field:
         case [bytes() as name, bytes() as value] if name == name.lower():
             return name, value
     raise AssertionError(
-        f"header {field!r} of {START!r} is not a pair of bytes with the name in lower case"
+        f"header {field!r} of {kind!r} is not a pair of bytes with the name in lower case"
     )
 
 

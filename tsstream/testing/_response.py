@@ -1,4 +1,4 @@
-"""What the test client gives: a whole response, or one whose body is a channel."""
+"""What the test client gives: responses, and requests, as a whole or with a channel for a body."""
 
 from __future__ import annotations
 
@@ -89,3 +89,69 @@ class StreamedResponse:
     status_code: int
     headers: Headers
     body: Body
+
+
+class RequestBody(trio.abc.SendChannel[bytes | str]):
+    """The body of a request, sent chunk by chunk.
+
+    There is no buffer: ``send()`` waits until the application receives the chunk.
+    """
+
+    def __init__(self, exchange: Exchange, *, closed: bool) -> None:
+        self._exchange = exchange
+        self._closed = closed
+
+    async def send(self, chunk: bytes | str) -> None:
+        """Send a chunk. If it is cancelled, the application has not received it.
+
+        Raises:
+          trio.BrokenResourceError: nor will it, as it has ended its response or returned.
+          trio.ClosedResourceError: the test has ended the body, or left.
+          TypeError: the chunk is neither bytes nor str.
+        """
+        if self._closed:
+            raise trio.ClosedResourceError("the body of the request is complete, or broken off")
+        await self._exchange.send_chunk(chunk)
+
+    def close(self) -> None:
+        """End the body: what was sent is the whole of it."""
+        if not self._closed:
+            self._closed = True
+            self._exchange.end_request()
+
+    async def aclose(self) -> None:
+        """End the body as :meth:`close` does; a checkpoint."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+
+@attrs.frozen(eq=False)
+class StreamedRequest:
+    """A request under way, before its response.
+
+    Attributes:
+      body: a :class:`trio.abc.SendChannel`; closing it is the end of the body.
+    """
+
+    body: RequestBody
+    _exchange: Exchange
+
+    async def response(self) -> StreamedResponse:
+        """Wait for the head of the response.
+
+        Raises:
+          trio.ClosedResourceError: the client left before.
+          whatever the application raised instead of starting one, unless ``raise_app_errors`` is
+            false.
+        """
+        status_code, headers = await self._exchange.wait_started()
+        return StreamedResponse(status_code, headers, Body(self._exchange))
+
+    def abort(self) -> None:
+        """Leave, as the client, wherever the request and its response are.
+
+        From now on the application receives ``http.disconnect``, in place of the rest of an
+        unfinished body too, and what it sends goes nowhere.
+        """
+        self._exchange.leave()
+        self.body.close()

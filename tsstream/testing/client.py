@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,8 +11,12 @@ from tsstream._asgi import ASGIApp
 from ._exchange import Exchange
 from ._lifespan import Lifespan
 from ._nursery import open_plain_nursery
-from ._request import Content, HeadersInit, build_scope
-from ._response import Body, ClientResponse, StreamedResponse
+from ._request import HeadersInit, build_http_scope, build_websocket_scope
+from ._response import Body, ClientResponse, RequestBody, StreamedRequest, StreamedResponse
+from ._upload import Content
+from ._websocket import ClientWebSocket, WebSocketRejected
+from ._websocket_exchange import WebSocketExchange
+from ._websocket_messages import Accept
 
 
 @asynccontextmanager
@@ -74,10 +78,14 @@ class Client:
             percent-encoded as UTF-8.
           headers: of the request. ``host`` and the framing are added.
           content: the body. An iterable, an async iterable or a receive channel of bytes is an
-            upload: a task takes one item for each ``receive()`` of the application.
+            upload: a task takes one item for each ``receive()`` of the application. A channel, or
+            an async generator, is closed when the body is complete or not wanted any more, so
+            that whoever sends to the channel gets :exc:`trio.BrokenResourceError` and does not
+            wait for ever.
 
         Raises:
           TruncatedBodyError: the body was cut.
+          whatever the content raised; the application is cancelled then.
           whatever the application raised, as itself, unless ``raise_app_errors`` is false.
         """
         async with self._open_exchange(method, path, headers, content) as exchange:
@@ -134,6 +142,9 @@ class Client:
             async with client.stream("GET", "/feed") as response:
                 assert await response.body.receive() == b"first"
 
+        An application that reads before it responds must find its body in *content*; a test that
+        sends it piece by piece from this very task uses :meth:`open_request`.
+
         Args: as for :meth:`request`.
 
         Raises:
@@ -146,23 +157,99 @@ class Client:
             yield StreamedResponse(status_code, fields, Body(exchange))
 
     @asynccontextmanager
+    async def open_request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: HeadersInit = None,
+        content: Content | None = None,
+    ) -> AsyncIterator[StreamedRequest]:
+        """Begin a request, to be made step by step: the body first, or the head of the response.
+
+        ``stream()`` waits for the response, and so cannot be entered by the test that has yet to
+        send what the application waits for. Here nothing is waited for::
+
+            async with client.open_request("POST", "/sum") as request:
+                await request.body.send(b"1 2 ")
+                await request.body.send(b"3")
+                request.body.close()
+                response = await request.response()
+                assert await response.body.receive() == b"6"
+
+        Leaving the block is the client leaving, as with :meth:`stream`; in the middle of the body
+        if that was not closed.
+
+        Args:
+          content: the body, if it is not the test that sends it through ``request.body``.
+
+        Other arguments: as for :meth:`request`.
+
+        Raises:
+          whatever the application raised, unless ``raise_app_errors`` is false: out of
+            ``response()``, or else on leaving.
+        """
+        async with self._open_exchange(method, path, headers, content) as exchange:
+            yield StreamedRequest(RequestBody(exchange, closed=content is not None), exchange)
+
+    @asynccontextmanager
+    async def websocket(
+        self, path: str, *, headers: HeadersInit = None, subprotocols: Iterable[str] = ()
+    ) -> AsyncIterator[ClientWebSocket]:
+        """Open a WebSocket; entering waits until the application accepts it.
+
+        Leaving the block closes it with 1000, if nobody has, and waits until the application has
+        returned. If the block raises, or is cancelled, the application is cancelled too. ::
+
+            async with client.websocket("/echo") as websocket:
+                await websocket.send("hello")
+                assert await websocket.receive() == "hello"
+
+        Args:
+          path: as for :meth:`request`.
+          headers: of the handshake, such as ``origin``. ``host`` and the handshake's own are added.
+          subprotocols: what is offered, the best first.
+
+        Raises:
+          WebSocketRejected: the application has answered otherwise; it has returned.
+          whatever the application raised, unless ``raise_app_errors`` is false: on entering, if
+            it had not accepted; out of ``receive()`` and ``send()``; or else on leaving.
+        """
+        scope = build_websocket_scope(path, headers, subprotocols)
+        self._prepare(scope)
+        exchange = WebSocketExchange(self._app, scope, raises_errors=self._raise_app_errors)
+        async with open_plain_nursery() as nursery:
+            exchange.start(nursery)
+            try:
+                decision = await exchange.wait_decided()
+                if isinstance(decision, Accept):
+                    yield ClientWebSocket(decision, exchange)
+            finally:
+                exchange.leave(1000, "")
+        if isinstance(decision, ClientResponse):
+            raise WebSocketRejected(decision)
+
+    @asynccontextmanager
     async def _open_exchange(
-        self, method: str, path: str, headers: HeadersInit, content: Content
+        self, method: str, path: str, headers: HeadersInit, content: Content | None
     ) -> AsyncIterator[Exchange]:
-        if self._closed:
-            raise RuntimeError(
-                "the client is closed and the application has shut down; make all requests "
-                "inside the 'async with open_client(app)' block"
-            )
-        scope = build_scope(method, path, headers, content)
-        scope["root_path"] = self._root_path
-        scope["state"] = self._state.copy()
-        if self._raise_app_errors:
-            scope["extensions"]["tsstream.raise_errors"] = {}
-        exchange = Exchange(self._app, scope, content, raise_app_errors=self._raise_app_errors)
+        scope = build_http_scope(method, path, headers, content)
+        self._prepare(scope)
+        exchange = Exchange(self._app, scope, content, raises_errors=self._raise_app_errors)
         async with open_plain_nursery() as nursery:
             exchange.start(nursery)
             try:
                 yield exchange
             finally:
                 exchange.leave()
+
+    def _prepare(self, scope: MutableMapping[str, Any]) -> None:
+        if self._closed:
+            raise RuntimeError(
+                "the client is closed and the application has shut down; make all requests "
+                "inside the 'async with open_client(app)' block"
+            )
+        scope["root_path"] = self._root_path
+        scope["state"] = self._state.copy()
+        if self._raise_app_errors:
+            scope["extensions"]["tsstream.raise_errors"] = {}
