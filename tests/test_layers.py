@@ -30,6 +30,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tsstream._util": ("trio",),
     "tsstream._adapters": ("trio", "attrs", "tsstream._util", "tsstream._errors"),
     "tsstream._sansio": ("attrs",),
+    "tsstream._sansio.multipart": ("attrs", "multipart"),
     "tsstream._streams": ("trio", "attrs", *BASE),
     "tsstream._streams.feeds": ("trio", "attrs", "trio_websocket", *BASE),
     "tsstream._http": ("trio", "attrs", "tsstream._sansio", "tsstream._asgi", *BASE),

@@ -50,8 +50,11 @@ NAMES = {
 TESTING_NAMES = {
     "Client",
     "ClientResponse",
+    "ClientWebSocket",
+    "StreamedRequest",
     "StreamedResponse",
     "TruncatedBodyError",
+    "WebSocketRejected",
     "open_client",
 }
 

@@ -14,6 +14,7 @@ from ._errors import BodyConsumed, FeedError, HTTPError, ResponseConsumed, WebSo
 from ._http.app import App
 from ._http.ending import Ending
 from ._http.limits import BodyLimits
+from ._http.parts import Part
 from ._http.policy import StreamPolicy
 from ._http.request import Request
 from ._http.response import (
@@ -23,12 +24,14 @@ from ._http.response import (
     sse_response,
     text_response,
 )
+from ._http.websocket import WebSocket
 from ._sansio.encoders import BYTES, NDJSON, SSE, TEXT, Encoder
 from ._sansio.headers import Headers, content_disposition
 from ._sansio.sse import ServerSentEvent
 from ._server.serve import serve
 from ._streams.feeds import websocket_feed
 from ._streams.merge import merge
+from ._streams.threads import run_thread_consumer
 
 __all__ = [
     "BYTES",
@@ -44,16 +47,19 @@ __all__ = [
     "FeedError",
     "HTTPError",
     "Headers",
+    "Part",
     "Request",
     "Response",
     "ResponseConsumed",
     "ServerSentEvent",
     "StreamPolicy",
+    "WebSocket",
     "WebSocketClosed",
     "content_disposition",
     "json_response",
     "merge",
     "ndjson_response",
+    "run_thread_consumer",
     "serve",
     "sse_response",
     "text_response",

@@ -21,10 +21,14 @@ from .given import Transform
 from .host import Host, host_of
 from .lifespan import AppNursery, serve_lifespan
 from .limits import BodyLimits
+from .paths import mounted_scope, route_path
 from .policy import StreamPolicy
 from .request import Request, StateT
+from .websocket import WebSocket
+from .websocket_cycle import WebSocketCycle, WebSocketHandler
 
 HandlerT = TypeVar("HandlerT", bound=Handler)
+WebSocketHandlerT = TypeVar("WebSocketHandlerT", bound=WebSocketHandler)
 Lifespan: TypeAlias = "Callable[[App[StateT]], AbstractAsyncContextManager[StateT]]"
 
 
@@ -101,6 +105,7 @@ class App(Generic[StateT]):
             on_end=on_end,
         )
         self._router: Router[Handler, ASGIApp] = Router()
+        self._websockets: Router[WebSocketHandler, ASGIApp] = Router()
         self._mounted: list[App[Any]] = []
         self._lifespan_open = False
         self._nursery: AppNursery | None = None
@@ -146,6 +151,22 @@ class App(Generic[StateT]):
         """Register a handler for DELETE."""
         return self.route(path, methods=["DELETE"])
 
+    def websocket(self, path: str) -> Callable[[WebSocketHandlerT], WebSocketHandlerT]:
+        """Register a handler for WebSockets: ``async def handler(websocket: WebSocket)``.
+
+        The path may be that of a :meth:`route`, too. The handler returns when it is done, with
+        ``None``, or with a :class:`Response` that refuses the handshake.
+
+        Raises:
+          ValueError: the pattern is malformed, or taken.
+        """
+
+        def register(handler: WebSocketHandlerT) -> WebSocketHandlerT:
+            self._websockets.add(path, ["GET"], handler)
+            return handler
+
+        return register
+
     def mount(self, prefix: str, app: ASGIApp) -> None:
         """Hand everything below *prefix* to another ASGI application.
 
@@ -156,6 +177,7 @@ class App(Generic[StateT]):
           ValueError: the prefix is malformed, or taken.
         """
         self._router.mount(prefix, app)
+        self._websockets.mount(prefix, app)
         if isinstance(app, App) and app not in self._mounted:
             self._mounted.append(app)
 
@@ -274,26 +296,21 @@ class App(Generic[StateT]):
         self._host = host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI scope: ``http`` and ``lifespan``; a ``websocket`` is refused."""
+        """Serve one ASGI scope: ``http``, ``websocket`` or ``lifespan``."""
         if scope["type"] == "lifespan":
             await serve_lifespan(self, scope, receive, send)
         elif scope["type"] == "http":
             await self._serve_http(scope, receive, send)
         elif scope["type"] == "websocket":
-            await self._refuse_websocket(scope, receive, send)
+            await self._serve_websocket(scope, receive, send)
         else:
             raise RuntimeError(f"tsstream does not serve the scope type {scope['type']!r}")
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _require_trio()
-        host = host_of(scope)
-        if host is not None and host is not self._host:
-            self._meet(host)
-        path = _route_path(scope)
+        path, params = self._enter(scope)
         match = self._router.match(scope["method"], path)
-        params: dict[str, str] = {**scope.get("path_params", {})}  # of whatever mounted us
         if isinstance(match, Mounted):
-            await match.endpoint(_mounted_scope(scope, match.prefix), receive, send)
+            await match.endpoint(mounted_scope(scope, match.prefix), receive, send)
             return
         if isinstance(match, Found):
             handler = match.endpoint
@@ -305,13 +322,27 @@ class App(Generic[StateT]):
         request = Request(self, scope, path=path, path_params=params)
         await Cycle(handler, request, self._settings, receive, send).run()
 
-    async def _refuse_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        match = self._router.match("GET", _route_path(scope))
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, params = self._enter(scope)
+        match = self._websockets.match("GET", path)
         if isinstance(match, Mounted):
-            await match.endpoint(_mounted_scope(scope, match.prefix), receive, send)
+            await match.endpoint(mounted_scope(scope, match.prefix), receive, send)
             return
-        await receive()  # websocket.connect
-        await send({"type": "websocket.close"})  # before an accept: 403
+        if isinstance(match, Found):
+            handler = match.endpoint
+            params |= match.path_params
+        else:
+            handler = _refuse(HTTPError(404))
+        websocket = WebSocket(self, scope, path=path, path_params=params)
+        await WebSocketCycle(handler, websocket, self._settings, receive, send).run()
+
+    def _enter(self, scope: Scope) -> tuple[str, dict[str, str]]:
+        """Give the path below this app, and the parameters of whatever mounted it."""
+        _require_trio()
+        host = host_of(scope)
+        if host is not None and host is not self._host:
+            self._meet(host)
+        return route_path(scope), {**scope.get("path_params", {})}
 
 
 def _is_async(fn: object) -> bool:
@@ -323,24 +354,8 @@ def _require_trio() -> None:
         raise RuntimeError("tsstream needs Trio: use 'tsstream run', or 'hypercorn -k trio'")
 
 
-def _refuse(error: HTTPError) -> Handler:
-    def handler(request: Request[Any]) -> NoReturn:
+def _refuse(error: HTTPError) -> Callable[[object], NoReturn]:
+    def handler(_: object) -> NoReturn:
         raise error
 
     return handler
-
-
-def _route_path(scope: Scope) -> str:
-    """Give the path below ``root_path``; servers behind a proxy may have removed that already."""
-    path: str = scope["path"]
-    root_path: str = scope.get("root_path", "")
-    below = path.removeprefix(root_path)
-    if root_path and below != path and below[:1] in ("", "/"):
-        return below or "/"
-    return path
-
-
-def _mounted_scope(scope: Scope, prefix: str) -> Scope:
-    root_path: str = scope.get("root_path", "")
-    # With the root_path, as ASGI has it, also if a proxy has taken that off the path.
-    return {**scope, "path": root_path + _route_path(scope), "root_path": root_path + prefix}
