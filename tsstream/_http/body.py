@@ -60,6 +60,7 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
         self._source: Source | None = None  # until the exchange begins
         self._receiving = False
         self._opened = False  # somebody has received, or tried to
+        self._claimed = False  # by somebody who is to read it as a whole
         self._received = 0  # bytes
         self._ended = False  # and somebody was told so
         self._failure: tuple[int, str] | None = None  # a limit that was crossed stays so (RQ-13)
@@ -131,11 +132,7 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
         if self._kept is not None:
             await trio.lowlevel.checkpoint()
             return self._kept
-        if self._opened:
-            raise BodyConsumed(
-                "the request body was received before, or a part of it; read it once and pass on "
-                "the result"
-            )
+        self._claim()
         chunks: list[bytes] = []
         size = self._declared or 0
         if size > limit:
@@ -156,6 +153,20 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
             if name == b"content-length":
                 return int(value) if value.isdigit() and len(value) < 20 else None
         return None
+
+    def _claim(self) -> None:
+        """Let one reader have all of the body.
+
+        Raises:
+          BodyConsumed: another one has had it, or a part of it.
+        """
+        used = self._claimed or self._opened
+        if used and not self._kept_is_due and self._why_closed is None:
+            raise BodyConsumed(
+                "the request body was received before, or a part of it, or its parts were asked "
+                "for; read it once and pass on the result"
+            )
+        self._claimed = True
 
     def _after_the_end(self) -> bytes:
         if self._failure is not None:

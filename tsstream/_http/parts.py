@@ -322,11 +322,5 @@ def open_parts(request: Request[Any]) -> Parts:
         )
     except BadMultipart as error:
         raise HTTPError(error.status_code, str(error)) from None
-    if body._opened and not body._kept_is_due and body._why_closed is None:
-        raise BodyConsumed(
-            "the request body, or a piece of it, was received before its parts were asked for; "
-            "use the one or the other"
-        )
-    if vars(request).setdefault("_parts_opened", reader) is not reader:
-        raise BodyConsumed("the parts were asked for before; keep what parts() gave, and use that")
+    body._claim()
     return Parts(body, reader, limits)
