@@ -21,6 +21,7 @@ html_theme = "furo"
 html_title = f"tsstream {release}"
 default_role = "any"
 nitpicky = True
+nitpick_ignore = [("py:class", "Ts")]  # a type variable, in the signature of run_thread_consumer()
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -28,10 +28,11 @@ class BodyLimits:
     """
 
     max_body: int = attrs.field(default=16 * 1024 * 1024, validator=_positive)
-    """Bytes: what ``read()``, ``text()``, ``json()`` and ``form()`` keep in memory. Quart's and
+    """What ``read()``, ``text()``, ``json()`` and ``form()`` keep in memory, in bytes. Quart's and
     Django's order of magnitude."""
     max_stream: int | None = attrs.field(default=None, validator=_positive_or_none)
-    """Bytes of any body, streamed ones too; ``None``, the default, is no limit (RQ-10)."""
+    """The size of any body, streamed ones too, in bytes; ``None``, the default, is no limit
+    (RQ-10)."""
     timeout: float | None = attrs.field(default=60.0, validator=_positive_or_none)
     """Seconds of silence while somebody waits for the next chunk; ``None`` for a conversation
     that may pause as long as it likes. nginx and Quart give it as long (RQ-14)."""
