@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tsstream import App
 from tsstream._asgi import ASGIApp, Message
+from tsstream._util import leaves
 
 CONNECT: Message = {"type": "websocket.connect"}
 LOST: Message = {"type": "websocket.disconnect", "code": 1006}
 REJECTION = "websocket.http.response"
+
+
+@pytest.fixture(autouse=True)
+def asserts_of_handlers(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test of the module that imports this for an assert that has failed in a handler.
+
+    An app logs and answers it like any other error.
+    """
+    yield
+    for record in caplog.get_records("call"):
+        error = record.exc_info[1] if record.exc_info else None
+        for leaf in leaves(error) if error is not None else ():
+            if isinstance(leaf, AssertionError):
+                raise leaf
 
 
 def text(data: str) -> Message:

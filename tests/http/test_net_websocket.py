@@ -28,6 +28,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from trio_websocket import open_websocket_url
 from wire import host_of_test, open_raw, open_server
+from ws_asgi import asserts_of_handlers  # noqa: F401 (a fixture)
 from ws_kit import Frames, open_frames
 
 from tsstream import App, HTTPError, Response, WebSocketClosed

@@ -14,6 +14,7 @@ from frames_ws import Op, WSAnswer, close, ws_frame
 from leaks import assert_no_leaks
 from probes import IN_TIME, PROMPT, Life, logged, say_one, two_feeds
 from wire import H2Connection, open_guarded, open_h2, open_raw
+from ws_asgi import asserts_of_handlers  # noqa: F401 (a fixture)
 from ws_kit import Frames, open_frames
 
 from tsstream import App, Response, WebSocketClosed

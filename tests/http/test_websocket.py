@@ -9,8 +9,15 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import Sequencer, wait_all_tasks_blocked
-from ws_asgi import Peer, binary, disconnect, make_ws_app, text
+from trio.testing import MockClock, Sequencer, wait_all_tasks_blocked
+from ws_asgi import (
+    Peer,
+    asserts_of_handlers,  # noqa: F401 (a fixture)
+    binary,
+    disconnect,
+    make_ws_app,
+    text,
+)
 
 from tsstream import App, Headers, WebSocketClosed
 from tsstream._asgi import Message
@@ -68,8 +75,10 @@ async def test_messages_keep_their_kind_and_order_and_empty_ones_are_messages() 
         binary(b""),
         text("\N{SNOWMAN}"),
     ]
-    peer = await call(echo, *script, disconnect(1000))
-    assert peer.messages == ["a", b"b", "", b"", "\N{SNOWMAN}"]
+    peer = Peer(*script)
+    async with peer.calling(make_ws_app(echo)):
+        assert peer.messages == ["a", b"b", "", b"", "\N{SNOWMAN}"]
+        peer.leave()
 
 
 async def test_a_cancelled_receive_loses_nothing() -> None:
@@ -260,6 +269,41 @@ async def test_only_one_of_two_first_senders_accepts() -> None:
     await call(handler, peer=peer)
 
 
+@pytest.mark.parametrize("early", [False, True])
+async def test_an_accept_that_is_cancelled_was_sent_or_not_but_not_half(early: bool) -> None:
+    async def on_send(message: Message) -> None:
+        if message["type"] == "websocket.accept":
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+
+    async def handler(websocket: WebSocket) -> None:
+        with scope:
+            if early:
+                scope.cancel()
+            await websocket.receive()
+        assert peer.kinds == ([] if early else ["accept"])
+        await websocket.send("x")
+
+    scope = trio.CancelScope()
+    peer = Peer(on_send=on_send)
+    await call(handler, peer=peer)
+    assert peer.messages == ["x"]
+
+
+async def test_an_accept_that_the_server_never_takes_is_given_up(
+    autojump_clock: MockClock,
+) -> None:
+    async def handler(websocket: WebSocket) -> None:
+        with trio.move_on_after(1):
+            await websocket.accept()
+
+    async def on_send(message: Message) -> None:
+        await trio.sleep_forever()
+
+    await call(handler, peer=Peer(on_send=on_send))
+    assert trio.current_time() == 5
+
+
 # Sending
 
 
@@ -384,6 +428,26 @@ async def test_sending_to_nobody_is_a_checkpoint() -> None:
                 await websocket.receive()
 
     await call(handler, disconnect(1000))
+
+
+async def test_receiving_after_the_end_lets_others_run() -> None:
+    async def handler(websocket: WebSocket) -> None:
+        async for _ in websocket:
+            pass
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            while not turns and len(tries) < 100:
+                async for _ in websocket:
+                    pass
+                tries.append(True)
+
+    async def others() -> None:
+        turns.append(len(tries))
+
+    tries: list[bool] = []
+    turns: list[int] = []
+    await call(handler, disconnect(1000))
+    assert turns[0] < 20
 
 
 # Closing

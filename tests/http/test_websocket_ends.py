@@ -15,7 +15,14 @@ import trio
 from farewells import on_guarded
 from probes import logged
 from trio.testing import MockClock, wait_all_tasks_blocked
-from ws_asgi import REJECTION, Peer, disconnect, make_ws_app, text
+from ws_asgi import (
+    REJECTION,
+    Peer,
+    asserts_of_handlers,  # noqa: F401 (a fixture)
+    disconnect,
+    make_ws_app,
+    text,
+)
 
 from tsstream import HTTPError, Response, StreamPolicy, WebSocketClosed
 from tsstream._asgi import Message
@@ -42,6 +49,21 @@ async def test_a_return_closes_with_1000(caplog: pytest.LogCaptureFixture) -> No
     await peer.call(make_ws_app(handler))
     assert peer.closed == (1000, "")
     assert logged(caplog, logging.DEBUG) == ["DEBUG WebSocket /: closed by us: 1000 ''"]
+
+
+async def test_what_nobody_receives_any_more_is_dropped_while_we_close() -> None:
+    # HOST fault 6: the server may not be able to finish behind it
+    async def on_send(message: Message) -> None:
+        if message["type"] == "websocket.close":
+            await wait_all_tasks_blocked()
+            assert peer.unread == 0
+
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+    peer = Peer(*[text("x")] * 20, on_send=on_send)
+    await peer.call(make_ws_app(handler))
+    assert (peer.closed, peer.error) == ((1000, ""), None)
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), HTTPError(404), OSError(5, "of mine")])
@@ -341,6 +363,20 @@ async def test_an_error_on_being_cancelled_is_logged(
 
     await Peer(disconnect(1000)).call(make_ws_app(handler))
     assert [line.split()[0] for line in logged(caplog)] == ["WARNING", "ERROR"]
+
+
+async def test_what_being_cancelled_does_to_a_handler_is_no_error(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(websocket: WebSocket) -> None:
+        await listen(websocket)
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise trio.BrokenResourceError
+
+    await Peer(disconnect(1000)).call(make_ws_app(handler))
+    assert [line.split()[0] for line in logged(caplog)] == ["WARNING"]
 
 
 async def test_a_client_that_leaves_before_the_handler_begins_is_nobody() -> None:

@@ -13,7 +13,13 @@ import trio.lowlevel
 from farewells import on_guarded
 from probes import Endings, logged
 from trio.testing import wait_all_tasks_blocked
-from ws_asgi import REJECTION, Peer, make_ws_app, text
+from ws_asgi import (
+    REJECTION,
+    Peer,
+    asserts_of_handlers,  # noqa: F401 (a fixture)
+    make_ws_app,
+    text,
+)
 
 from tsstream import App, Headers, HTTPError, Request, Response, json_response
 from tsstream._asgi import ASGIApp, Message
@@ -172,14 +178,16 @@ async def test_close_before_the_accept_refuses_at_once() -> None:
     assert (peer.kinds, peer.error) == (["close"], None)
 
 
-async def test_a_test_client_may_ask_for_the_error() -> None:
+@pytest.mark.parametrize(("error", "status"), [(KeyError("x"), 500), (HTTPError(404), 404)])
+async def test_a_test_client_may_ask_for_the_error(error: Exception, status: int) -> None:
     async def handler(websocket: WebSocket) -> None:
-        raise KeyError("x")
+        raise error
 
     peer = Peer()
     extensions: dict[str, Any] = {REJECTION: {}, "tsstream.raise_errors": {}}
     await peer.call(make_ws_app(handler), extensions=extensions)
-    assert (peer.status, type(peer.error)) == (500, KeyError)
+    assert peer.status == status
+    assert peer.error is (error if status == 500 else None)
 
 
 async def test_a_cancellation_from_outside_cuts_the_response() -> None:

@@ -11,9 +11,15 @@ import pytest
 import trio
 from probes import Life, logged, say_one, two_feeds
 from trio.testing import MockClock, wait_all_tasks_blocked
-from ws_asgi import Peer, disconnect, make_ws_app, text
+from ws_asgi import (
+    Peer,
+    asserts_of_handlers,  # noqa: F401 (a fixture)
+    disconnect,
+    make_ws_app,
+    text,
+)
 
-from tsstream import BYTES, NDJSON, SSE, TEXT, Encoder, HTTPError, WebSocketClosed, merge
+from tsstream import BYTES, NDJSON, SSE, TEXT, Encoder, HTTPError, WebSocketClosed
 from tsstream._http.websocket import WebSocket
 from tsstream._http.websocket_stream import message_maker
 from tsstream._util import leaves
@@ -119,20 +125,25 @@ async def test_an_error_while_the_body_is_entered_is_answered_with_its_status() 
 
 
 async def test_an_error_of_a_producer_leaves_as_itself() -> None:
-    async def fail(send_channel: trio.MemorySendChannel[str]) -> None:
-        with send_channel:
-            await send_channel.send("a")
-            raise KeyError("x")
+    @asynccontextmanager
+    async def body() -> AsyncIterator[Any]:
+        async with trio.open_nursery() as nursery:
+            send_channel, receive_channel = trio.open_memory_channel[str](0)
+            nursery.start_soon(fail)
+            with send_channel, receive_channel:
+                yield receive_channel
+
+    async def fail() -> None:
+        raise KeyError("x")
 
     async def handler(websocket: WebSocket) -> None:
-        with pytest.raises(KeyError) as caught:
-            await websocket.stream(merge(fail, produce))
-        assert caught.value.__context__ is None
+        with pytest.raises(KeyError):
+            await websocket.stream(body())
         await websocket.send("still open")
 
     peer = Peer()
     await peer.call(make_ws_app(handler))
-    assert peer.messages[-1] == "still open"
+    assert peer.messages == ["still open"]
 
 
 @pytest.mark.parametrize("item", [1, b"\xff"])

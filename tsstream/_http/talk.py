@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import trio
 
@@ -18,6 +19,7 @@ from .host import client_of, host_of
 from .mailbox import Mailbox
 
 SENDS_PER_CHECKPOINT = 8  # a server's send() may be none once the client has gone (HOST fault 8)
+ACCEPT_TIME = 5.0  # seconds: for the server to take an accept, which it need not wait with
 LAST_WORD = 1.0  # seconds: for the guarded server to say how it ended, when a send has failed
 ACCEPT_HEADERS = (2, 1)  # the first version of ASGI's WebSocket specification that has them
 
@@ -202,10 +204,9 @@ class Talk:
             finally:
                 self._interrupted.discard(scope)
 
-    async def raise_closed(self) -> None:
-        """Raise WebSocketClosed, at a checkpoint."""
+    def raise_closed(self) -> NoReturn:
+        """Raise WebSocketClosed, of which the handler has heard now."""
         self._tell()
-        await trio.lowlevel.checkpoint()
         raise self.closed()
 
     def _accept_message(
@@ -229,12 +230,18 @@ class Talk:
     async def _accept(self, message: Message) -> None:
         """Accept, if nobody has, or raise WebSocketClosed; in our turn."""
         if self.state is WebSocketState.CONNECTING:
+            await trio.lowlevel.checkpoint_if_cancelled()
             self._move(WebSocketEvent.ACCEPT)
             self.accepted = True
             self.subprotocol = message.get("subprotocol")
-            await self._deliver(message)
+            # Half an accept, or none, would spoil all that follows.
+            with trio.move_on_after(ACCEPT_TIME, shield=True) as scope:
+                await self._deliver(message)
+            if scope.cancelled_caught:
+                self._leave()
+                self.raise_closed()
         elif self.state is not WebSocketState.OPEN:
-            await self.raise_closed()
+            self.raise_closed()
 
     async def _deliver(self, message: Message) -> None:
         try:

@@ -187,7 +187,8 @@ class WebSocket(Generic[StateT]):
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close, behind the message that is being sent; before it is accepted, refuse with 403.
 
-        Returning from the handler closes with 1000. Nothing happens if the client has gone.
+        Returning from the handler closes with 1000. Nothing happens if the client has gone. Either
+        way the handler has the policy's ``exit`` seconds from now on.
 
         Args:
           code: 1000 to 1014 as far as RFC 6455 (7.4) lets us send it, or 3000 to 4999.

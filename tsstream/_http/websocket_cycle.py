@@ -168,7 +168,6 @@ class WebSocketCycle:
 
     async def _finish(self) -> None:
         talk = self._talk
-        talk.mailbox.drop()  # nobody receives any more
         if talk.state is WebSocketState.CONNECTING:
             talk.refuse()
             if not self._from_outside:

@@ -40,7 +40,7 @@ async def stream_items(talk: Talk, content: object, encoder: Encoder) -> None:
     if problem is not None and not (scope.cancel_called and is_breakage(problem)):
         raise without_breakage(problem)
     if scope.cancelled_caught or (scope.cancel_called and failure is not None):
-        await talk.raise_closed()
+        talk.raise_closed()
     if failure is not None:
         await raise_suppressed(failure)
 
