@@ -18,6 +18,8 @@ import pytest
 import trio
 
 from tsstream._errors import HTTPError
+from tsstream._streams.channel_file import ChannelFile
+from tsstream._streams.prefetch import Prefetch
 from tsstream._streams.threads import run_thread_consumer
 
 T = TypeVar("T")
@@ -222,6 +224,13 @@ async def test_a_closed_file_is_not_read() -> None:
             read1(file)
 
     await consume(close)
+
+
+async def test_a_closed_file_is_not_read_though_the_loop_does_not_know_yet() -> None:
+    file = ChannelFile(Prefetch(), max_read=None)
+    file.close()
+    with pytest.raises(ValueError, match="closed file"):
+        file.read(0)
 
 
 async def test_the_file_is_closed_once_the_function_has_returned() -> None:

@@ -170,24 +170,49 @@ async def test_other_threads_of_the_function_may_read() -> None:
     assert await run_thread_consumer(copy, Source(b"a\n", b"b\nc")) == b"A\nB\nC"
 
 
-async def test_nothing_refers_to_itself_afterwards() -> None:
-    class Thing:
-        pass
+class Failing(Source):
+    """A channel that fails, and keeps nothing of the error."""
 
-    def fail(file: IO[bytes], thing: Thing) -> None:
-        file.read()
-        raise ValueError
+    async def wait_end(self) -> bytes:
+        raise OSError
 
-    thing = Thing()
-    alive = weakref.ref(thing)
+
+class Thing:
+    """What can be watched going away."""
+
+
+def read_and_fail(file: IO[bytes], thing: Thing) -> None:
+    file.read(1)
+    raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("fn", "make", "error"),
+    [
+        (lambda file, thing: file.read(), lambda: Source(b"abc"), None),
+        (read_and_fail, lambda: Source(b"abc"), ValueError),
+        (lambda file, thing: file.read(), lambda: Failing(), OSError),
+        (lambda file, thing: file.readline(), lambda: Source(b"abcdef"), HTTPError),
+    ],
+)
+async def test_nothing_refers_to_itself_afterwards(
+    fn: Callable[[IO[bytes], Thing], object],
+    make: Callable[[], Source],
+    error: type[Exception] | None,
+) -> None:
+    source, thing = make(), Thing()
+    alive: list[weakref.ref[Any]] = [weakref.ref(source), weakref.ref(thing)]
+    gc.collect()
     gc.disable()
     try:
-        with pytest.raises(ValueError):  # noqa: PT011 (it has no text)
-            await run_thread_consumer(fail, Source(b"a"), thing)
-        del thing
-        await trio.testing.wait_all_tasks_blocked()
+        if error is None:
+            await run_thread_consumer(fn, source, thing, max_read=5)
+        else:
+            with pytest.raises(error):
+                await run_thread_consumer(fn, source, thing, max_read=5)
+        del source, thing
         await run_thread_consumer(read_all, Source())  # the thread has forgotten the run before
-        assert alive() is None
+        assert [ref() for ref in alive] == [None, None]
     finally:
         gc.enable()
 
@@ -263,11 +288,58 @@ async def test_all_that_waits_is_taken_at_once() -> None:
     prefetch = Prefetch()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(prefetch.run, Source(*[b"x" * 100] * 5000))
-        first = await trio.to_thread.run_sync(prefetch.take)
+        first = await trio.to_thread.run_sync(prefetch.take, 1)
         await trio.testing.wait_all_tasks_blocked()
-        second = await trio.to_thread.run_sync(prefetch.take)
+        second = await trio.to_thread.run_sync(prefetch.take, 1)
         assert len(first) + len(second) >= 1500
         prefetch.close()
+
+
+async def test_a_read_is_not_woken_for_less_than_it_needs() -> None:
+    # RQ-20: neither is a hop paid for what the thread could only wait on
+    prefetch = Prefetch()
+    taken: list[int] = []
+    begun = Signal()
+
+    def take() -> None:
+        begun.set()
+        taken.append(len(prefetch.take(1000)))
+
+    send_channel, receive_channel = trio.open_memory_channel[bytes](0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(prefetch.run, receive_channel)
+        nursery.start_soon(trio.to_thread.run_sync, take)
+        await begun.wait()
+        for _ in range(5):
+            await send_channel.send(bytes(100))
+            await trio.testing.wait_all_tasks_blocked(0.002)
+            assert taken == []
+        send_channel.close()  # it is told of the end, though that is less too
+    assert taken == [5]
+
+
+@pytest.mark.parametrize("needs", [(1, 1000), (1000, 1)])
+async def test_readers_in_two_threads_are_each_woken_for_what_they_need(
+    needs: tuple[int, int],
+) -> None:
+    prefetch = Prefetch()
+    woken = {need: Signal() for need in needs}
+
+    def take(need: int) -> None:
+        prefetch.take(need)
+        woken[need].set()
+
+    send_channel, receive_channel = trio.open_memory_channel[bytes](0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(prefetch.run, receive_channel)
+        for need in needs:
+            nursery.start_soon(trio.to_thread.run_sync, take, need)
+            await trio.testing.wait_all_tasks_blocked(0.005)  # until it waits
+        await send_channel.send(b"a")
+        await woken[1].wait()
+        await send_channel.send(bytes(1000))
+        await woken[1000].wait()
+        send_channel.close()
 
 
 async def test_every_byte_arrives_in_order_from_any_channel_at_any_pace() -> None:
@@ -473,7 +545,7 @@ async def test_cancellation_is_raised_by_the_read_at_once_and_by_all_later_ones(
 ) -> None:
     # BK-24, RQ-19: in a thread that waits for bytes, and in one that never has to
     reader = Reader()
-    channel = Silent(b"a") if waiting else Source(*[b"x" * 1000] * 100_000)
+    channel = Silent(b"a") if waiting else Silent(bytes(10_000_000))
     async with assert_no_leaks():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_thread_consumer, reader, channel)
@@ -530,13 +602,14 @@ async def test_the_cancellation_in_the_thread_has_the_reason_of_the_callers() ->
     assert "client disconnected" in str(reader.raised[0])
 
 
-async def test_cancellation_leaves_as_itself_in_no_group() -> None:
-    reader = Reader()
+@pytest.mark.parametrize("abandoned", [True, False])
+async def test_cancellation_leaves_as_itself_in_no_group(abandoned: bool) -> None:
+    reader = Stuck() if abandoned else Reader()
     seen: list[BaseException] = []
 
     async def consume() -> None:
         try:
-            await run_thread_consumer(reader, Silent())
+            await run_thread_consumer(reader, Silent(b"a"), thread_grace=0 if abandoned else 5)
         except BaseException as error:
             seen.append(error)
             raise
@@ -546,6 +619,9 @@ async def test_cancellation_leaves_as_itself_in_no_group() -> None:
         await reader.begun.wait()
         nursery.cancel_scope.cancel()
     assert [type(error) for error in seen] == [trio.Cancelled]
+    if isinstance(reader, Stuck):
+        reader.released.set()
+        await reader.ended.wait()
 
 
 async def test_another_thread_that_reads_gets_the_cancellation_too() -> None:

@@ -87,6 +87,7 @@ class ChannelFile(io.BufferedIOBase):
         """Read no more; what still arrives is not waited for."""
         if not self.closed:
             super().close()
+            self._too_large = None  # its traceback refers to us
             self._prefetch.close_soon()
 
     def _check(self) -> None:
@@ -98,19 +99,21 @@ class ChannelFile(io.BufferedIOBase):
 
     def _read_up_to(self, size: int) -> bytes:
         self._check()
-        first = self._next(size)
-        missing = size - len(first)
-        if not missing or not first:
-            return first
-        parts = [first]
-        while missing and (part := self._next(missing)):
+        if not size or not self._fill(size):
+            return b""
+        if size <= len(self._chunk) - self._start:
+            return self._next(size)
+        parts: list[memoryview] = []  # so that no byte is copied twice
+        while size and self._fill(size):
+            part = memoryview(self._chunk)[self._start : self._start + size]
+            self._skip(len(part))
             parts.append(part)
-            missing -= len(part)
+            size -= len(part)
         return b"".join(parts)
 
     def _read_line(self, size: int) -> bytes:
         parts: list[bytes] = []
-        while size and self._fill():
+        while size and self._fill(1):
             end = self._chunk.find(b"\n", self._start, self._start + size) + 1
             part = self._next(end - self._start if end else size)
             parts.append(part)
@@ -121,20 +124,22 @@ class ChannelFile(io.BufferedIOBase):
 
     def _next(self, size: int) -> bytes:
         """Give what is left of a chunk, up to *size*, none at the end; do not copy a whole one."""
-        if not size or not self._fill():
+        if not size or not self._fill(1):
             return b""
-        chunk, start = self._chunk, self._start
-        if size < len(chunk) - start:
-            self._start += size
-            return chunk[start : self._start]
-        self._chunk, self._start = b"", 0
-        return chunk[start:]
+        data = self._chunk[self._start : self._start + size]
+        self._skip(len(data))
+        return data
 
-    def _fill(self) -> bool:
-        """Have a byte in the chunk; say whether there is one."""
+    def _skip(self, size: int) -> None:
+        self._start += size
+        if self._start == len(self._chunk):
+            self._chunk, self._start = b"", 0
+
+    def _fill(self, need: int) -> bool:
+        """Have a byte in the chunk, waiting for *need* if there is none; say whether there is."""
         if not self._chunk:
             if not self._chunks:
-                self._chunks = self._prefetch.take()
+                self._chunks = self._prefetch.take(need)
                 if not self._chunks:
                     return False
             self._chunk = self._chunks.popleft()

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import trio
 
-# Bytes: what waits for a thread that is busy. It takes all that waits at once, so in all there is
-# at most twice as much, and a chunk: four or eight hops for each MiB, whatever the chunks' size.
+# Bytes: what waits for a thread that is busy, and up to a chunk more. The thread takes all that
+# waits at once, so there is at most twice as much. At four hops for each MiB they cost little.
 PREFETCH = 256 * 1024
 CHUNK_COST = 64  # bytes: counted for each chunk besides its own, so that tiny ones are bounded too
 
@@ -30,6 +30,7 @@ class Prefetch:
         self._changed = threading.Condition()  # guards what follows
         self._chunks: deque[bytes] = deque()
         self._size = 0
+        self._needed = PREFETCH  # the size at which somebody who waits is woken
         self._paused = True  # the task waits until it is asked for more
         self._end: Exception | None = None  # trio.EndOfChannel, or what the channel raised
         self._stopped: BaseException | None = None
@@ -56,6 +57,7 @@ class Prefetch:
         with self._changed:
             if self._stopped is None:
                 self._stopped = error
+            self._end = None  # its traceback refers to us
             self._changed.notify_all()
         self._scope.cancel(reason="the thread reads no more")
 
@@ -90,35 +92,46 @@ class Prefetch:
             with self._changed:
                 self._chunks.append(chunk)
                 self._size += len(chunk) + CHUNK_COST
-                self._changed.notify()
+                if self._size >= self._needed:
+                    self._needed = PREFETCH
+                    self._changed.notify_all()
 
     def _put_end(self, error: Exception) -> None:
         with self._changed:
-            self._end = error
+            if self._stopped is None:
+                self._end = error
             self._changed.notify_all()
 
     # In the thread of the reader.
 
-    def take(self) -> deque[bytes]:
+    def take(self, need: int) -> deque[bytes]:
         """Wait for chunks, and take all that there are; none at the end of the channel.
+
+        Args:
+          need: in bytes; with fewer the caller can do nothing yet, so the thread is not woken for
+            each chunk of them. What it gets may still be less.
 
         Raises:
           whatever the channel raised, as itself and each time, after the chunks before it.
           trio.Cancelled: the task that waits for the thread has been cancelled.
         """
         with self._changed:
-            while not self._chunks and self._end is None and self._stopped is None:
+            need = min(need, PREFETCH)
+            while self._size < need and self._end is None and self._stopped is None:
                 self._ask()
+                self._needed = min(self._needed, need)
                 self._changed.wait()
             self.check()
             chunks, self._chunks = self._chunks, deque()
             self._size = 0
             self._ask()
-            end = self._end
-        if not chunks and not isinstance(end, trio.EndOfChannel):
-            assert end is not None
-            raise end
-        return chunks
+            if (
+                not chunks
+                and self._end is not None
+                and not isinstance(self._end, trio.EndOfChannel)
+            ):
+                raise self._end
+            return chunks
 
     def check(self) -> None:
         """Raise if :meth:`stop` was called."""

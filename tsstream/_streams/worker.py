@@ -70,7 +70,8 @@ class Worker(Generic[T]):
                 self._stop(copy.copy(error))
                 with trio.move_on_after(self._grace, shield=True):
                     await self._place.free.wait()
-                self._abandon()
+                if not self._place.free.is_set():
+                    self._abandon()
             if not self._failed():
                 raise
 
