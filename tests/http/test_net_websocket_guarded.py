@@ -169,6 +169,21 @@ async def read_to_close(client: H2Connection, stream_id: int) -> WSAnswer:
     return WSAnswer.of(data)
 
 
+async def test_a_body_is_left_when_the_client_hangs_up_behind_unread_messages() -> None:
+    life = Life()
+
+    async def handler(websocket: WebSocket[None]) -> None:
+        await websocket.stream(two_feeds(life, say_one))
+
+    async with open_guarded(make(handler)) as port, assert_no_leaks(), open_frames(port) as ws:
+        for number in range(5):
+            await ws.send_text(str(number))
+        await ws.next()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        ws.raw.abort()
+        await life.wait_gone()
+
+
 async def test_messages_and_codes_over_http2() -> None:
     # RFC 8441
     ends: list[Any] = []

@@ -296,34 +296,60 @@ async def test_a_handler_is_cancelled_when_its_time_after_the_end_is_over(
         await websocket.accept()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
-            await trio.sleep(100)
             await listen(websocket)
+            await trio.sleep(3)
 
     peer = Peer(disconnect(1000))
     await peer.call(make_ws_app(handler, policy=StreamPolicy(exit=5)))
-    assert trio.current_time() == 105  # it has no limit as long as it has not been told
+    assert trio.current_time() == 5
     assert logged(caplog) == [
         "WARNING WebSocket /: exit limit of 5 s reached: its handler went on after the end"
     ]
 
 
-@pytest.mark.parametrize("told_by", ["receive", "send", "close"])
-async def test_the_time_begins_when_the_handler_is_told(
-    told_by: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+async def test_the_time_begins_with_the_end_although_nobody_asks(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Nobody waits for what such a handler does, and it holds what it holds.
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await trio.sleep(8)
+        for _ in range(2):
+            with pytest.raises(WebSocketClosed):
+                await websocket.send("x")
+        await trio.sleep_forever()
+
+    peer = Peer(disconnect(1000))
+    await peer.call(make_ws_app(handler))
+    assert trio.current_time() == 10
+    assert len(logged(caplog)) == 1
+
+
+async def test_the_time_begins_when_the_last_message_has_been_received(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+        async for _ in websocket:
+            await trio.sleep(8)
+        await trio.sleep_forever()
+
+    peer = Peer(text("a"), text("b"), disconnect(1000))
+    await peer.call(make_ws_app(handler))
+    assert trio.current_time() == 18
+    assert len(logged(caplog)) == 1
+
+
+async def test_the_time_begins_when_the_handler_closes(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def handler(websocket: WebSocket) -> None:
         await websocket.accept()
         await trio.sleep(100)
-        if told_by == "close":
-            await websocket.close()
-        for _ in range(2):
-            with pytest.raises(WebSocketClosed):
-                await (websocket.receive() if told_by == "receive" else websocket.send("x"))
-            await trio.sleep(3)
+        await websocket.close()
         await trio.sleep_forever()
 
-    peer = Peer() if told_by == "close" else Peer(disconnect(1000))
-    await peer.call(make_ws_app(handler))
+    await Peer().call(make_ws_app(handler))
     assert trio.current_time() == 110
     assert len(logged(caplog)) == 1
 

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 from probes import IN_TIME
 
+from tsstream._http.host import INTERRUPTED
 from tsstream._server.inbox import OVERHEAD, ROOM, Inbox
 
 DISCONNECT = {"type": "http.disconnect"}
@@ -184,3 +185,87 @@ async def test_who_asks_is_told_of_the_first_wait_and_of_what_was_taken() -> Non
         with trio.move_on_after(0):
             await inbox.receive()
     assert told == [3, "wanted"]
+
+
+async def test_who_does_not_invite_waits_without_a_word() -> None:
+    told: list[str] = []
+    inbox = Inbox(on_wanted=lambda: told.append("wanted"))
+    for invite in (False, True):
+        with trio.move_on_after(0):
+            await inbox.receive(invite=invite)
+        assert bool(told) is invite
+
+
+# Interruptions
+
+
+async def test_an_interruption_wakes_who_waits_and_is_nothing_but_that() -> None:
+    taken: list[int] = []
+    inbox = Inbox(on_taken=taken.append)
+    got: list[Any] = []
+
+    async def receive() -> None:
+        got.append(await inbox.receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(2):  # the second finds nobody waiting
+            inbox.interrupt()
+            assert inbox.size == 0
+    assert got == [INTERRUPTED]
+    assert (inbox.ready, inbox.size, taken) == (False, 0, [])
+    inbox.put(message(b""), ROOM - OVERHEAD - 1)
+    assert not inbox.full  # nothing is left of it
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+async def test_an_interruption_of_who_has_got_something_is_none(waiting: bool) -> None:
+    inbox = Inbox()
+    got: list[Any] = []
+
+    async def receive() -> None:
+        got.append(await inbox.receive())
+
+    async with trio.open_nursery() as nursery:
+        if waiting:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+        inbox.put(message(b"1"), 1)
+        inbox.interrupt()
+        if not waiting:
+            nursery.start_soon(receive)
+    assert got == [message(b"1")]
+    assert not inbox.ready
+
+
+async def test_a_message_that_comes_with_an_interruption_is_not_lost() -> None:
+    inbox = Inbox()
+    got: list[Any] = []
+
+    async def receive() -> None:
+        for _ in range(2):
+            got.append(await inbox.receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        inbox.interrupt()
+        inbox.put(message(b"1"), 1)
+    assert got == [INTERRUPTED, message(b"1")]
+
+
+async def test_a_disconnect_overtakes_an_interruption() -> None:
+    inbox = Inbox()
+    got: list[Any] = []
+
+    async def receive() -> None:
+        got.append(await inbox.receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        inbox.interrupt()
+        inbox.disconnect(DISCONNECT)
+        inbox.interrupt()
+    assert got == [DISCONNECT]

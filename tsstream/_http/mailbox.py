@@ -82,6 +82,11 @@ class Mailbox:
         finally:
             self._busy = False
 
+    @property
+    def holding(self) -> bool:
+        """A message waits to be received."""
+        return self._held is not None
+
     def hurry(self) -> None:
         """Read on, although a message waits: the server has nothing left but the end."""
         self._hurried = True

@@ -33,7 +33,7 @@ class Talk:
 
     Args:
       scope, receive, send: the server's.
-      on_told: called once, when the handler learns that the WebSocket is over.
+      on_told: called once, when it is over and the handler has all that came before.
       on_gone: called when the client has gone, before we have ended it, and :meth:`drop_input`
         was called.
       on_error: called once, with what went wrong in ``receive()``.
@@ -116,8 +116,8 @@ class Talk:
         if self.state is WebSocketState.CONNECTING:
             await self.accept()
         message = await self.mailbox.receive()
-        if message is None:
-            self._tell()
+        if message is None or self.gone.is_set():
+            self._tell()  # that was the last one
         return message
 
     async def send(self, message: Message) -> None:
@@ -274,6 +274,8 @@ class Talk:
         if not self._stopped:
             self._end = (code, reason)
         self._cancel_if_unheard()
+        if not self.mailbox.holding:
+            self._tell()
 
     def _hear_failure(self, error: Exception) -> None:
         if isinstance(error, LOST_CONNECTION):

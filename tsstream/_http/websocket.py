@@ -37,11 +37,12 @@ class WebSocket(Generic[StateT]):
     by an :class:`HTTPError`, or by returning a :class:`Response`. Then, when the handler returns
     the client hears 1000, and 1011 if it fails.
 
-    One message is read ahead; a handler that does not receive stops its client. It does not hear
-    that client leave either, unless by a :meth:`send` that fails: so receive in some task, or say
+    One message is read ahead; a handler that does not receive stops its client. While messages
+    wait unread nobody may hear that client leave: so receive in some task, or say
     :meth:`send_only`. When the client has gone, ``async for`` ends, and :meth:`receive` and
-    :meth:`send` raise :class:`WebSocketClosed`, which may leave the handler. From then on the
-    handler has the ``exit`` seconds of the app's :class:`StreamPolicy`, and is then cancelled.
+    :meth:`send` raise :class:`WebSocketClosed`, which may leave the handler. From the end, and
+    the last message before it, the handler has the ``exit`` seconds of the app's
+    :class:`StreamPolicy`, and is then cancelled.
 
     Attributes:
       app: the :class:`App` that serves it.

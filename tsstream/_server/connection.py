@@ -125,12 +125,13 @@ class Connection:
 
     async def read(self) -> bytes:
         """Give what the client has sent, or ``b""`` if it has closed its side, or is lost."""
-        stream = self._transport if self._tls is None else self._tls
         # A scope for each wait, as a deadline that passes while the bytes arrive is none.
         with trio.CancelScope(deadline=self._deadline) as self._waiting:  # noqa: ASYNC912
             self._in_read = True
             try:
-                return bytes(await stream.receive_some(RECEIVE_SIZE))
+                if self._tls is None:
+                    return await self._transport.receive_some()
+                return bytes(await self._tls.receive_some(RECEIVE_SIZE))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return b""
             finally:

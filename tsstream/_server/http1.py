@@ -29,6 +29,7 @@ from tsstream._sansio.http1 import (
     split_target,
 )
 from tsstream._server.exchange import HTTPExchange
+from tsstream._server.http1_body import count_past, gather
 from tsstream._server.http1_response import ResponseWriter
 from tsstream._server.inbox import Inbox
 from tsstream._server.websocket import WebSocketExchange
@@ -40,7 +41,6 @@ STREAM_ID = 1  # Hypercorn's events have one
 UNREAD = 1024 * 1024  # bytes: of a body that nobody wants, dropped to keep the connection (RQ-25)
 DROP_TIMEOUT = 1.0  # seconds: for the same
 EMPTY_LINES = 4  # bytes: before a request
-PARTS_PER_CHECKPOINT = 64  # of a body
 COMPLETE: Final = {"type": "http.request", "body": b"", "more_body": False}
 
 
@@ -64,7 +64,6 @@ class HTTP1:
         self._response = self._make_response()
         self._unread = 0  # bytes of the body that are still to come, if the client has said so
         self._dropped = 0  # bytes of it that nobody wanted
-        self._parts = 0  # of bodies, ever
         self._moved_on = trio.lowlevel.ParkingLot()
 
     # What the connection asks of us.
@@ -130,9 +129,12 @@ class HTTP1:
         if event is h11.NEED_DATA:
             await self._read()
         elif kind is h11.Data:
-            await self._take_data(event.data)
-            if self._unread > 0 and self._phase is Phase.BODY and not self._h11.trailing_data[0]:
-                await self._read()  # h11 would ask for that
+            data, event = gather(self._h11, event)
+            await self._take_data(data)
+            if event is None:
+                await trio.lowlevel.checkpoint()
+            elif self._phase in (Phase.BODY, Phase.REST):  # else its response has ended meanwhile
+                await self._take(event)
         elif kind is h11.EndOfMessage:
             self._take_end()
             if self._phase is Phase.RESPONSE and not self._h11.trailing_data[0]:
@@ -144,13 +146,14 @@ class HTTP1:
             await self._wait_response()
 
     async def _read(self) -> None:
-        if self._phase is Phase.BODY:
-            self._time_body()
-        elif self._phase is Phase.FIRST_BYTE and self._arrived:
+        self._time_body()
+        if self._phase is Phase.FIRST_BYTE and self._arrived:
             self._phase = Phase.HEAD
             self._connection.set_deadline(self._limits.header_timeout)
         data = await self._connection.read()
-        if data:
+        if data and self._phase is Phase.BODY and count_past(self._h11, len(data)):
+            await self._take_data(data)
+        elif data:
             self._receive(data)
         elif self._limits.half_close and self._phase is Phase.RESPONSE:
             self._closing = True
@@ -209,15 +212,12 @@ class HTTP1:
 
     async def _take_data(self, data: bytes) -> None:
         self._unread -= len(data)
-        self._parts += 1
-        if self._phase is Phase.REST:
-            self._dropped += len(data)
-            if self._dropped > UNREAD:
-                self._stop(linger=True)
-        else:
-            await self._pass_on(bytes(data), self._inbox)
-        if self._parts % PARTS_PER_CHECKPOINT == 0:
-            await trio.lowlevel.checkpoint()  # a packet may hold thousands of chunks
+        if self._phase is not Phase.REST:
+            await self._pass_on(data, self._inbox)
+            return
+        self._dropped += len(data)
+        if self._dropped > UNREAD:
+            self._stop(linger=True)
 
     async def _pass_on(self, data: bytes, inbox: Inbox) -> None:
         inbox.put({"type": "http.request", "body": data, "more_body": True}, len(data))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,7 @@ from wsproto.events import Event as Frame
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
-from tsstream._http.host import EXTENSION
+from tsstream._http.host import CLIENT, EXTENSION, Client
 from tsstream._sansio.http1 import Refusal
 from tsstream._sansio.websocket import (
     LOST,
@@ -92,13 +93,14 @@ class WebSocketExchange(WSStream):
         self.running = False  # it has been called, and has not returned
         self._carrier = connection
         self._on_cut = on_cut
+        self._client = Client()
         self._refusal: Refusal | None = None
         self._messages = MessageBuffer(connection.config.websocket_max_message_size)
         self._order = trio.StrictFIFOLock()  # of the frames
         self._decided = trio.Event()  # accepted, refused or lost
         self._deaf = trio.Event()  # nothing that the client may still send matters
         self._pinger = Pinger(
-            self._send_ping,
+            partial(self._send_wsproto_event, Ping()),
             self._drop,
             listening=lambda: not self.inbox.full,
             interval=connection.config.websocket_ping_interval,
@@ -126,7 +128,7 @@ class WebSocketExchange(WSStream):
         """Start the application; what Hypercorn asks of its task group."""
         offered = subprotocols(scope["headers"])
         scope["subprotocols"] = self.handshake.subprotocols = offered
-        scope["extensions"][EXTENSION] = self._carrier.server.host
+        scope["extensions"] |= {EXTENSION: self._carrier.server.host, CLIENT: self._client}
         self.running = True
         self._carrier.nursery.start_soon(call_app, self, app, config, scope)
         return self._put
@@ -198,7 +200,7 @@ class WebSocketExchange(WSStream):
             kind = message["type"]
             if kind == "websocket.close" and self.state in (State.CONNECTED, State.CLOSED):
                 code, reason = check_close(message.get("code"), message.get("reason"))
-                self.inbox.disconnect(_disconnect(code, reason))
+                self._tell_end(code, reason)
                 self._begin_close(code, reason)
                 await trio.lowlevel.checkpoint()
             elif kind == "websocket.http.response.start" and self.state is State.HANDSHAKE:
@@ -213,7 +215,7 @@ class WebSocketExchange(WSStream):
 
     async def _end_app(self) -> None:
         # Whoever waits for room goes on: there may be a Close behind what nobody has taken.
-        self.inbox.disconnect(_disconnect(1000, ""))
+        self._tell_end(1000)
         if self.closed:
             return
         if self.state is State.HANDSHAKE:
@@ -262,10 +264,8 @@ class WebSocketExchange(WSStream):
                 await self._decided.wait()
         if data and self.handshake.accepted and not self._deaf.is_set():
             self.connection.receive_data(data)
-            try:
+            with suppress(ClientGone):
                 await self._take_frames()
-            except ClientGone:
-                pass
 
     async def _take_frames(self) -> None:
         for count, event in enumerate(self.connection.events(), 1):
@@ -314,7 +314,7 @@ class WebSocketExchange(WSStream):
         """The client has said its last; what came before it has been taken."""
         self.closed = True
         self._deaf.set()
-        self.inbox.disconnect(_disconnect(code, reason))
+        self._tell_end(code, reason)
         self._begin_close(code, reason)
 
     def _parked(self) -> AbstractContextManager[None]:
@@ -331,7 +331,13 @@ class WebSocketExchange(WSStream):
         self._decided.set()
         self._deaf.set()
         refused = self.state is State.HTTPCLOSED
-        self.inbox.disconnect(_disconnect(CloseReason.NORMAL_CLOSURE if refused else LOST, ""))
+        self._tell_end(CloseReason.NORMAL_CLOSURE if refused else LOST)
+
+    def _tell_end(self, code: int, reason: str = "") -> None:
+        """Let the application hear that it is over; the first one counts."""
+        message = {"type": "websocket.disconnect", "code": int(code), "reason": reason}
+        self.inbox.disconnect(message)
+        self._client.leave()
 
     def cancelled(self) -> None:
         """The application was cancelled."""
@@ -348,7 +354,7 @@ class WebSocketExchange(WSStream):
             return b""
         self.state, self.closed = State.CLOSED, True
         self._pinger.stop()
-        self.inbox.disconnect(_disconnect(CloseReason.GOING_AWAY, ""))
+        self._tell_end(CloseReason.GOING_AWAY)
         return self.connection.send(CloseConnection(CloseReason.GOING_AWAY))
 
     async def _go_away(self) -> None:
@@ -357,7 +363,7 @@ class WebSocketExchange(WSStream):
             await self._deaf.wait()
         if self.state is State.CONNECTED and not self.closed:
             self.closed = True
-            self.inbox.disconnect(_disconnect(CloseReason.GOING_AWAY, ""))
+            self._tell_end(CloseReason.GOING_AWAY)
             self._begin_close(CloseReason.GOING_AWAY)
 
     def _begin_close(self, code: int, reason: str = "") -> None:
@@ -386,15 +392,8 @@ class WebSocketExchange(WSStream):
         except ClientGone:
             pass  # the driver knows
 
-    async def _send_ping(self) -> None:
-        await self._send_wsproto_event(Ping())
-
     def _drop(self) -> None:
         """The client does not answer: it is lost."""
         self._carrier.log_failure("the WebSocket does not answer a ping")
         self.disconnect()
         self._on_cut()
-
-
-def _disconnect(code: int, reason: str) -> dict[str, Any]:
-    return {"type": "websocket.disconnect", "code": int(code), "reason": reason}
