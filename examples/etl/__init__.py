@@ -1,0 +1,1 @@
+"""AIStore's ETL server on tsstream: ``python -m tsstream run examples.etl.upper:app``."""
