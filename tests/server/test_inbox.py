@@ -187,13 +187,45 @@ async def test_who_asks_is_told_of_the_first_wait_and_of_what_was_taken() -> Non
     assert told == [3, "wanted"]
 
 
-async def test_who_does_not_invite_waits_without_a_word() -> None:
-    told: list[str] = []
-    inbox = Inbox(on_wanted=lambda: told.append("wanted"))
-    for invite in (False, True):
-        with trio.move_on_after(0):
-            await inbox.receive(invite=invite)
-        assert bool(told) is invite
+# Discarding
+
+
+async def test_what_is_discarded_has_been_taken_and_what_comes_after_it_too() -> None:
+    taken: list[int] = []
+    inbox = Inbox(on_taken=taken.append)
+    inbox.put(message(b"a"), 1)
+    inbox.discard()
+    inbox.put(message(b"bc"), 2)
+    assert taken == [1, 2]
+    assert not inbox.ready
+    assert inbox.size == 0
+
+
+async def test_discarding_makes_room_and_wakes_who_waits_for_a_message() -> None:
+    inbox = Inbox()
+    got: list[Any] = []
+
+    async def receive() -> None:
+        got.append(await inbox.receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        inbox.discard()
+    assert got == [INTERRUPTED]
+    inbox = Inbox()
+    inbox.put(message(b"a"), ROOM)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(inbox.wait_room)
+        await trio.testing.wait_all_tasks_blocked()
+        inbox.discard()
+
+
+async def test_a_disconnect_is_received_although_the_body_is_discarded() -> None:
+    inbox = Inbox()
+    inbox.discard()
+    inbox.disconnect({"type": "http.disconnect"})
+    assert await inbox.receive() == {"type": "http.disconnect"}
 
 
 # Interruptions

@@ -88,12 +88,18 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
         if self._failure is not None or self._why_closed is not None or self._ended:
             await trio.lowlevel.checkpoint()
             return self._after_the_end()
+        if not self._opened:
+            self._opened = True
+            self._check_size(self._declared or 0)
+        assert self._source is not None, "the exchange has not begun"
+        limit = math.inf if self.limits.timeout is None else self.limits.timeout
         self._receiving = True
         try:
-            if not self._opened:
-                self._opened = True
-                self._check_size(self._declared or 0)
-            chunk = await self._next_chunk()
+            chunk = await self._source.next_chunk(limit)
+        except trio.ClosedResourceError:
+            raise trio.ClosedResourceError(self._why_closed) from None
+        except trio.TooSlowError:
+            self._fail(408, f"The request body has paused for {limit:g} seconds.")
         finally:
             self._receiving = False
         if chunk is None:
@@ -178,16 +184,6 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
             if self._kept:
                 return self._kept
         raise trio.EndOfChannel
-
-    async def _next_chunk(self) -> bytes | None:
-        assert self._source is not None, "the exchange has not begun"
-        limit = math.inf if self.limits.timeout is None else self.limits.timeout
-        try:
-            return await self._source.next_chunk(limit)
-        except trio.ClosedResourceError:
-            raise trio.ClosedResourceError(self._why_closed) from None
-        except trio.TooSlowError:
-            self._fail(408, f"The request body has paused for {limit:g} seconds.")
 
     def _check_size(self, size: int) -> None:
         limit = self.limits.max_stream

@@ -108,7 +108,9 @@ class Cycle:
         try:
             await self._run()
         finally:
-            vars(self).clear()  # our parts call us back: cycles that would hold the whole request
+            # They know one another: cycles that would hold the request, and what it has read.
+            for part in (self._timer, self._outcome, self):
+                vars(part).clear()
 
     async def _run(self) -> None:
         reason: Reason = "cancelled"
@@ -133,8 +135,11 @@ class Cycle:
         if reason in ("error", "timeout"):
             await self._let_server_close()
         error = self._outcome.error
-        if error is not None and self._outcome.must_raise(answered=self._answered):
-            raise error
+        try:
+            if error is not None and self._outcome.must_raise(answered=self._answered):
+                raise error
+        finally:
+            del error  # its traceback refers to us
 
     async def _let_server_close(self) -> None:
         """Take what the server has still for us: Hypercorn cannot close before (HOST fault 6).

@@ -31,12 +31,12 @@ class Inbox(Protocol):
         """Let a ``receive()`` that waits give :data:`INTERRUPTED`."""
         ...
 
-    async def receive(self, *, invite: bool = True) -> Any:
-        """Give the next message; cancelling it loses nothing.
+    def discard(self) -> None:
+        """Drop the body, what waits of it and what still comes; interrupt who waits for it."""
+        ...
 
-        Args:
-          invite: tell a client that waits for ``100 Continue`` to go on.
-        """
+    async def receive(self) -> Any:
+        """Give the next message; cancelling it loses nothing."""
         ...
 
 

@@ -11,7 +11,7 @@ from tsstream._sansio.exchange import Exchange, RequestEvent, RequestState
 
 from .alarm import Alarm
 from .host import INTERRUPTED, Inbox, client_of
-from .request import Request, expects_body
+from .request import Request
 from .watcher import Listeners, Watcher
 
 
@@ -67,9 +67,7 @@ class Puller(Watcher):
 
     def close(self) -> None:
         self._exchange.on_request(RequestEvent.CLOSE)
-        self._inbox.interrupt()
-        if self._nursery is not None and expects_body(self._request):
-            self._nursery.start_soon(self._drop)
+        self._inbox.discard()
 
     def _set_alarm(self, limit: float) -> float:
         due = trio.current_time() + limit
@@ -82,15 +80,8 @@ class Puller(Watcher):
         """Give what is in a message; nothing if it is not of the body, or came too late."""
         if self._request.disconnected.is_set() or not self._is_body(message):
             return b""
-        more_body = message.get("more_body", False)
-        self._exchange.on_request(RequestEvent.CHUNK if more_body else RequestEvent.LAST)
+        self._move(message.get("more_body", False))
         return bytes(message.get("body", b""))
-
-    async def _drop(self) -> None:
-        while self._exchange.request is RequestState.DISCARDING:
-            message = await self._inbox.receive(invite=False)
-            if message is not INTERRUPTED:
-                self._take(message)
 
     async def _hear_left(self) -> None:
         self._leave()  # before us: nobody has told the handler yet

@@ -184,13 +184,3 @@ class Request(Generic[StateT]):
         # Quoted, so that no client can write lines of its own into the log.
         path = quote(self.path, safe=PATH_SAFE, errors="replace")
         return f"{quote(self.method)} {path}"
-
-
-def expects_body(request: Request) -> bool:
-    """Say whether the request's head announces a body (RFC 9112, 6.3; RFC 9113, 8.1.1)."""
-    headers = request.headers
-    if "content-length" in headers:
-        return headers["content-length"] != "0"
-    if request.http_version in ("1.0", "1.1"):
-        return "transfer-encoding" in headers
-    return request.method not in ("GET", "HEAD")

@@ -51,6 +51,7 @@ class Watcher:
         self._scope = trio.CancelScope()
         self._settled = trio.Event()
         self._dropped = 0  # chunks
+        self._complete = False  # the body; its client may have gone since
         request._body._source = self
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -106,7 +107,7 @@ class Watcher:
         """Raise what a reader is to be told, if the body has ended before its end."""
         if self._exchange.request is RequestState.DISCARDING:
             raise trio.ClosedResourceError
-        if self._exchange.request is not RequestState.COMPLETE:
+        if not self._complete:
             raise trio.BrokenResourceError("the client left before the request body was complete")
 
     async def _run(self) -> None:
@@ -147,6 +148,10 @@ class Watcher:
             self._listeners.on_strange(RuntimeError(text))
         return kind == "http.request"
 
+    def _move(self, more_body: bool) -> None:
+        self._exchange.on_request(RequestEvent.CHUNK if more_body else RequestEvent.LAST)
+        self._complete = not more_body
+
     def _leave(self) -> None:
         """The client has gone, and we may be holding a chunk that nobody takes."""
         if self._exchange.request is not RequestState.GONE:
@@ -173,7 +178,7 @@ class Watcher:
             await self._drop_chunk()
         if self._request.disconnected.is_set():
             return  # we were told of it meanwhile
-        self._exchange.on_request(RequestEvent.CHUNK if more_body else RequestEvent.LAST)
+        self._move(more_body)
         if not more_body:
             self._send_chunk.close()
             self._settled.set()

@@ -13,7 +13,7 @@ from tsstream._sansio.outbox import Outbox
 from .content import Items, is_whole
 from .ending import logger
 from .host import host_of
-from .request import Request, expects_body
+from .request import Request
 from .response import BODILESS, Response, content_type, item_encoder, open_body
 from .sender import Sender
 from .timer import Timer
@@ -234,6 +234,16 @@ async def raise_suppressed(failure: BaseException) -> None:
         ) from failure
     failure.add_note("The body's context manager suppressed this error; the body is incomplete.")
     raise failure
+
+
+def expects_body(request: Request) -> bool:
+    """Say whether the request's head announces a body (RFC 9112, 6.3; RFC 9113, 8.1.1)."""
+    headers = request.headers
+    if "content-length" in headers:
+        return headers["content-length"] != "0"
+    if request.http_version in ("1.0", "1.1"):
+        return "transfer-encoding" in headers
+    return request.method not in ("GET", "HEAD")
 
 
 def has_body(request: Request, response: Response) -> bool:

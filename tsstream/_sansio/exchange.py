@@ -22,7 +22,13 @@ class IllegalTransition(RuntimeError):
     """An event came in a state in which it cannot come."""
 
 
-class RequestState(Enum):
+class _Key(Enum):
+    """What a table is looked up by, which is done for each chunk: hashed in C."""
+
+    __hash__ = object.__hash__
+
+
+class RequestState(_Key):
     """How far the request has come."""
 
     READING = auto()  # the body goes to whoever reads it
@@ -31,7 +37,7 @@ class RequestState(Enum):
     GONE = auto()  # http.disconnect came
 
 
-class RequestEvent(Enum):
+class RequestEvent(_Key):
     """What the server tells (CHUNK, LAST, DISCONNECT), and that nobody reads on (CLOSE)."""
 
     CHUNK = auto()
@@ -40,7 +46,7 @@ class RequestEvent(Enum):
     DISCONNECT = auto()
 
 
-class ResponseState(Enum):
+class ResponseState(_Key):
     """How far the response has come."""
 
     IDLE = auto()  # nothing sent: an error can still be answered
@@ -50,7 +56,7 @@ class ResponseState(Enum):
     CUT = auto()  # ended without the final message
 
 
-class ResponseEvent(Enum):
+class ResponseEvent(_Key):
     """What we are about to send (START, DATA, FINISH), have sent (DONE) or never will (CUT)."""
 
     START = auto()

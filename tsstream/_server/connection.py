@@ -123,15 +123,18 @@ class Connection:
             if cancelled is not None:
                 raise cancelled from None  # noqa: ASYNC104 (a part of it)
 
-    async def read(self) -> bytes:
-        """Give what the client has sent, or ``b""`` if it has closed its side, or is lost."""
+    async def read(self, size: int = RECEIVE_SIZE) -> bytes:
+        """Give what the client has sent, or ``b""`` if it has closed its side, or is lost.
+
+        Args:
+          size: bytes, at most.
+        """
+        stream = self._transport if self._tls is None else self._tls
         # A scope for each wait, as a deadline that passes while the bytes arrive is none.
         with trio.CancelScope(deadline=self._deadline) as self._waiting:  # noqa: ASYNC912
             self._in_read = True
             try:
-                if self._tls is None:
-                    return await self._transport.receive_some()
-                return bytes(await self._tls.receive_some(RECEIVE_SIZE))
+                return bytes(await stream.receive_some(size))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return b""
             finally:

@@ -29,7 +29,7 @@ from tsstream._sansio.http1 import (
     split_target,
 )
 from tsstream._server.exchange import HTTPExchange
-from tsstream._server.http1_body import count_past, gather
+from tsstream._server.http1_body import Incoming, gather
 from tsstream._server.http1_response import ResponseWriter
 from tsstream._server.inbox import Inbox
 from tsstream._server.websocket import WebSocketExchange
@@ -62,8 +62,7 @@ class HTTP1:
         self._closing = connection.server.host.shutting_down.is_set()
         self._requests = 0
         self._response = self._make_response()
-        self._unread = 0  # bytes of the body that are still to come, if the client has said so
-        self._dropped = 0  # bytes of it that nobody wanted
+        self._incoming = Incoming(self._h11)
         self._moved_on = trio.lowlevel.ParkingLot()
 
     # What the connection asks of us.
@@ -150,8 +149,8 @@ class HTTP1:
         if self._phase is Phase.FIRST_BYTE and self._arrived:
             self._phase = Phase.HEAD
             self._connection.set_deadline(self._limits.header_timeout)
-        data = await self._connection.read()
-        if data and self._phase is Phase.BODY and count_past(self._h11, len(data)):
+        data = await self._connection.read(self._incoming.read_size)
+        if data and self._phase is Phase.BODY and self._incoming.count_past(len(data)):
             await self._take_data(data)
         elif data:
             self._receive(data)
@@ -174,8 +173,7 @@ class HTTP1:
         head = Head(event.method, event.target, event.http_version, list(event.headers))
         check_request(head, self._limits.max_headers, self._config.h11_max_incomplete_size)
         self._requests += 1
-        self._unread = content_length(head) or 0
-        self._dropped = 0
+        self._incoming = Incoming(self._h11, content_length(head) or 0)
         self._phase = Phase.BODY
         raw = self._config.h11_pass_raw_headers
         request = self._make_request(head, event.headers.raw_items() if raw else head.headers)
@@ -211,12 +209,12 @@ class HTTP1:
         )
 
     async def _take_data(self, data: bytes) -> None:
-        self._unread -= len(data)
+        self._incoming.unread -= len(data)
         if self._phase is not Phase.REST:
             await self._pass_on(data, self._inbox)
             return
-        self._dropped += len(data)
-        if self._dropped > UNREAD:
+        self._incoming.dropped += len(data)
+        if self._incoming.dropped > UNREAD:
             self._stop(linger=True)
 
     async def _pass_on(self, data: bytes, inbox: Inbox) -> None:
@@ -360,7 +358,7 @@ class HTTP1:
         return (
             self._closing
             or self._requests >= self._config.keep_alive_max_requests
-            or self._unread > UNREAD
+            or self._incoming.unread > UNREAD
             or self._h11.they_are_waiting_for_100_continue
         )
 

@@ -35,6 +35,7 @@ class Inbox:
         self._messages: deque[tuple[dict[str, Any], int]] = deque()
         self._farewell: dict[str, Any] | None = None
         self._told = False
+        self._discarding = False
         self._arrived = trio.lowlevel.ParkingLot()
         self._taken = trio.lowlevel.ParkingLot()
         self._weight = 0  # bytes of memory, about
@@ -57,7 +58,9 @@ class Inbox:
 
     def put(self, message: dict[str, Any], size: int = 0) -> None:
         """Add a message of *size* bytes."""
-        if self._farewell is None:
+        if self._discarding:
+            self._tell_taken(size)
+        elif self._farewell is None:
             self._messages.append((message, size))
             self.size += size
             self._weight += size + OVERHEAD
@@ -81,18 +84,25 @@ class Inbox:
             self._weight += OVERHEAD
             self._arrived.unpark()
 
-    async def receive(self, *, invite: bool = True) -> dict[str, Any]:
-        """Give the next message: the application's ``receive()``.
+    def discard(self) -> None:
+        """Drop what waits, and what will be put: nobody is to receive it."""
+        self._discarding = True
+        sizes = [size for _, size in self._messages]
+        self._messages.clear()
+        self.size = self._weight = 0
+        self._taken.unpark_all()
+        for size in sizes:
+            self._tell_taken(size)
+        self.interrupt()
 
-        Args:
-          invite: if it has to wait, it is *on_wanted*.
-        """
+    async def receive(self) -> dict[str, Any]:
+        """Give the next message: the application's ``receive()``."""
         if self._farewell is not None and not self._told:
             # The first time also to who is cancelled: Starlette asks so whether it has come.
             await trio.lowlevel.cancel_shielded_checkpoint()
         elif self._messages or self._farewell is not None:
             await trio.lowlevel.checkpoint()
-        elif self._on_wanted is not None and invite:
+        elif self._on_wanted is not None:
             self._on_wanted()
             self._on_wanted = None
         while not self._messages and self._farewell is None:
@@ -105,9 +115,12 @@ class Inbox:
         self._weight -= size + OVERHEAD
         if self._taken and not self.full:
             self._taken.unpark_all()
+        self._tell_taken(size)
+        return message
+
+    def _tell_taken(self, size: int) -> None:
         if size and self._on_taken is not None:
             self._on_taken(size)
-        return message
 
     async def wait_room(self) -> None:
         """Wait until the inbox is not full any more, or disconnected."""

@@ -12,8 +12,7 @@ from itertools import islice
 
 import trio
 
-RECEIVE_SIZE = 64 * 1024  # bytes: what is asked for at a time,
-MAX_RECEIVE_SIZE = 256 * 1024  # and of a client that has filled that the last time
+RECEIVE_SIZE = 64 * 1024  # bytes
 PIECES = 1024  # in one system call (IOV_MAX)
 KERNEL_LIMIT = 60.0  # seconds: with 3 it dropped clients that read 20 kB/s (HOST fault 5)
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, with 0 seconds
@@ -41,7 +40,6 @@ class Transport(trio.abc.Stream):
         self._stall_timeout = stall_timeout
         self._closed = False
         self._more_expected = False
-        self._receive_size = RECEIVE_SIZE
         if stall_timeout is not None and self.socket.family != socket.AF_UNIX:
             _limit_kernel(self.socket, stall_timeout)
 
@@ -104,13 +102,13 @@ class Transport(trio.abc.Stream):
         await self.wait_writable()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what has arrived, by default up to 64 KiB or 256 KiB; ``b""`` after a FIN.
+        """Receive what has arrived, by default up to 64 KiB; ``b""`` after a FIN.
 
         Raises:
           trio.BrokenResourceError: the connection is lost.
           trio.ClosedResourceError: it was closed here.
         """
-        size = self._receive_size if max_bytes is None else max_bytes
+        size = RECEIVE_SIZE if max_bytes is None else max_bytes
         # Who has sent much the last time will have more by now; others are better waited for.
         if self._more_expected and not self._closed:
             await trio.lowlevel.checkpoint()
@@ -133,11 +131,6 @@ class Transport(trio.abc.Stream):
         except OSError as error:
             raise trio.BrokenResourceError(f"the connection is lost: {error}") from error
         self._more_expected = len(data) >= size // 4
-        # A chunk costs the same passes of the scheduler, whatever its size.
-        if len(data) >= RECEIVE_SIZE:
-            self._receive_size = MAX_RECEIVE_SIZE
-        elif len(data) < RECEIVE_SIZE // 4:
-            self._receive_size = RECEIVE_SIZE
         return data
 
     def drop_unread(self) -> bool:

@@ -11,7 +11,7 @@ import trio
 
 # Bytes: what waits for a thread that is busy, and up to a chunk more. The thread takes all that
 # waits at once, so there is at most twice as much. At four hops for each MiB they cost little.
-PREFETCH = 256 * 1024
+PREFETCH = 512 * 1024
 CHUNK_COST = 64  # bytes: counted for each chunk besides its own, so that tiny ones are bounded too
 
 

@@ -35,7 +35,7 @@ async def run_thread_consumer(
     io.UnsupportedOperation: copy it with ``shutil.copyfileobj()`` into a
     ``tempfile.SpooledTemporaryFile`` first. ``read(n)`` waits until there are *n* bytes or the
     channel has ended; ``read1()``, ``readinto()`` and ``readline()`` wait for no more than they
-    must. Of the channel at most 512 KiB and two chunks are held, so it goes as fast as *fn* reads,
+    must. Of the channel at most 1 MiB and two chunks are held, so it goes as fast as *fn* reads,
     and it is not touched before *fn* reads for the first time. Reads of 256 KiB are the fastest.
 
     An error of the channel is raised by the read that comes to it, and by all later ones: the end
