@@ -104,6 +104,11 @@ def ask_hellos(socks: Sequence[socket.socket], count: int) -> None:
 
 def ask_number(sock: socket.socket, path: str) -> int:
     sock.sendall(request(path))
+    return take_number(sock)
+
+
+def take_number(sock: socket.socket) -> int:
+    """Wait for a response whose body is a number."""
     wire = Wire(sock)
     length = re.search(rb"content-length: (\d+)", take_head(wire))
     assert length is not None
@@ -128,11 +133,11 @@ def upload(sock: socket.socket, size: int) -> None:
     assert wire.take(len(answer)) == answer
 
 
-def echo(sock: socket.socket, count: int, at_once: int) -> None:
-    """Send *count* messages of 100 bytes, *at_once* before their echoes are waited for."""
+def open_websocket(sock: socket.socket, path: str) -> Wire:
+    """Shake hands, and give what comes after that."""
     sock.sendall(
         request(
-            "/echo",
+            path,
             "connection: upgrade",
             "upgrade: websocket",
             "sec-websocket-version: 13",
@@ -141,6 +146,12 @@ def echo(sock: socket.socket, count: int, at_once: int) -> None:
     )
     wire = Wire(sock)
     take_head(wire, 101)
+    return wire
+
+
+def echo(sock: socket.socket, count: int, at_once: int) -> None:
+    """Send *count* messages of 100 bytes, *at_once* before their echoes are waited for."""
+    wire = open_websocket(sock, "/echo")
     body = bytes(range(100))
     # A final binary frame; a client's is masked, here with zeros, which change nothing.
     sent = (b"\x82\xe4" + bytes(4) + body) * at_once

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
+import importlib
 import ssl
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -20,31 +17,9 @@ import trustme
 from hypercorn.config import Config
 
 import tsstream
-from benchmarks.server_apps import app
+from benchmarks._processes import HOST, Server, end_with_standard_input, run_process
 
 OURS, STOCK = "ours", "stock"
-HOST = "127.0.0.1"
-TIMEOUT = 60.0  # seconds: a client that waits longer has found a server that hangs
-
-
-@attrs.frozen
-class Server:
-    """A server that runs: where it listens, and its process."""
-
-    port: int
-    pid: int
-    tls: ssl.SSLContext | None = None
-
-    def connect(self) -> socket.socket:
-        """Connect, with a TLS handshake if the server has a certificate."""
-        client = socket.create_connection((HOST, self.port), TIMEOUT)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return client if self.tls is None else self.tls.wrap_socket(client, server_hostname=HOST)
-
-    def memory(self) -> int:
-        """Give the bytes of memory that the process holds (Linux)."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGESIZE")
 
 
 @attrs.frozen
@@ -65,27 +40,17 @@ class Certificate:
         return cls(file, tls)
 
 
-@contextmanager
-def run_server(which: str, certificate: Certificate | None = None) -> Iterator[Server]:
-    """Run the server *which* for the block; it is killed afterwards."""
-    command = [sys.executable, "-m", "benchmarks._servers", which]
-    process = subprocess.Popen(
-        [*command, certificate.file] if certificate else command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            port = process.stdout.readline().rpartition(":")[2]
-            assert port, f"the server {which!r} did not start"
-            yield Server(int(port), process.pid, certificate.tls if certificate else None)
-        finally:
-            process.kill()
+def run_server(
+    which: str, certificate: Certificate | None = None, *, app: str = "benchmarks.server_apps:app"
+) -> AbstractContextManager[Server]:
+    """Run *app* on the server *which* for a block; it is killed afterwards."""
+    arguments = ["benchmarks._servers", which, app]
+    if certificate is None:
+        return run_process(*arguments)
+    return run_process(*arguments, certificate.file, tls=certificate.tls)
 
 
-async def serve(which: str, certificate: str | None = None) -> None:
+async def serve(which: str, app: str, certificate: str | None = None) -> None:
     """Be one of the servers, and say the address."""
     config = Config()
     config.bind = [f"{HOST}:0"]
@@ -94,22 +59,20 @@ async def serve(which: str, certificate: str | None = None) -> None:
     # Stock Hypercorn would close a connection after 1,000 requests, or 5 idle seconds.
     config.keep_alive_max_requests = sys.maxsize
     config.keep_alive_timeout = 600
+    module, _, name = app.partition(":")
+    application = getattr(importlib.import_module(module), name)
     async with trio.open_nursery() as nursery:
         if which == OURS:
-            addresses = await nursery.start(tsstream.serve, app, config)
+            addresses = await nursery.start(tsstream.serve, application, config)
         else:
-            addresses = await nursery.start(partial(hypercorn.trio.serve, mode="asgi"), app, config)
+            serve_stock = partial(hypercorn.trio.serve, mode="asgi")
+            addresses = await nursery.start(serve_stock, application, config)
         print(addresses[0], flush=True)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run a server until standard input ends: it does not outlive the benchmark."""
-
-    def wait_for_end() -> None:
-        sys.stdin.read()
-        os._exit(1)  # whatever the server is doing
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
+    """Run a server for as long as the benchmark runs."""
+    end_with_standard_input()
     trio.run(partial(serve, *arguments))
 
 

@@ -17,7 +17,8 @@ from functools import partial
 import attrs
 
 from benchmarks import _clients as clients
-from benchmarks._servers import OURS, STOCK, Certificate, Server, run_server
+from benchmarks._processes import Server
+from benchmarks._servers import OURS, STOCK, Certificate, run_server
 
 SMALL = 100  # bytes
 LARGE = 64 * 1024  # bytes

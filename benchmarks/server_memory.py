@@ -11,7 +11,8 @@ import time
 from contextlib import ExitStack, closing
 
 from benchmarks._clients import DEFAULT_WINDOW, H2Client, ask_hellos, ask_number
-from benchmarks._servers import OURS, STOCK, Server, run_server
+from benchmarks._processes import Server
+from benchmarks._servers import OURS, STOCK, run_server
 
 KIB, MIB = 1024, 1024 * 1024  # bytes
 FLOOD_TIME = {OURS: 3, STOCK: 1}  # seconds
