@@ -1,7 +1,8 @@
-"""Exception groups: one error leaves as itself, several as the group."""
+"""Exception groups: one error leaves as itself, several as the group; and names for the log."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import overload
@@ -60,3 +61,10 @@ def split_cancelled(error: BaseException) -> tuple[BaseException | None, BaseExc
     if isinstance(error, BaseExceptionGroup):
         return error.split(NO_ERRORS)
     return (error, None) if isinstance(error, NO_ERRORS) else (None, error)
+
+
+def name_of(fn: object) -> str:
+    """Give the name for the log: a function's own, for anything else its ``repr()``."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return getattr(fn, "__qualname__", None) or repr(fn)

@@ -14,6 +14,7 @@ from tsstream._errors import HTTPError
 from tsstream._sansio.routing import Found, Mounted, NotAllowed, Router
 from tsstream._util import unwrapping
 
+from .connection import StateT
 from .cycle import Cycle, Handler, Settings
 from .ending import Ending
 from .errors import ErrorPages
@@ -23,7 +24,7 @@ from .lifespan import AppNursery, serve_lifespan
 from .limits import BodyLimits
 from .paths import mounted_scope, route_path
 from .policy import StreamPolicy
-from .request import Request, StateT
+from .request import Request
 from .websocket import WebSocket
 from .websocket_cycle import WebSocketCycle, WebSocketHandler
 

@@ -83,5 +83,5 @@ class Puller(Watcher):
         self._move(message.get("more_body", False))
         return bytes(message.get("body", b""))
 
-    async def _hear_left(self) -> None:
+    async def _hear_left(self) -> None:  # noqa: ASYNC910 (a task of its own)
         self._leave()  # before us: nobody has told the handler yet

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Generic
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import trio
 
 from tsstream._asgi import Scope
 from tsstream._errors import HTTPError
-from tsstream._sansio.headers import Headers
-from tsstream._sansio.query import QueryParams
 
 from .body import RequestBody
+from .connection import Connection, StateT
 from .forms import FormData, read_form
 from .limits import BodyLimits
 from .parts import Parts, open_parts
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
     from .app import App
 
-    StateT = TypeVar("StateT", default=Any)
-else:
-    from typing import TypeVar
 
-    StateT = TypeVar("StateT")
-
-PATH_SAFE = "/:@!$&'()*+,;=~"  # RFC 3986, 3.3
-
-
-class Request(Generic[StateT]):
+class Request(Connection[StateT]):
     """One HTTP request.
 
     ``Request[State]`` tells a type checker what the app's lifespan yields.
@@ -54,51 +44,13 @@ class Request(Generic[StateT]):
         scope: Scope,
         *,
         path: str,
-        path_params: dict[str, str] | None = None,
+        path_params: Mapping[str, str] | None = None,
     ) -> None:
-        self.app: App[StateT] = app
-        self.scope: Scope = scope
+        super().__init__(app, scope, path=path, path_params=path_params)
         self.method: str = scope["method"]
-        self.path: str = path
-        self.root_path: str = scope.get("root_path", "")
-        self.path_params: dict[str, str] = {} if path_params is None else path_params
         self.disconnected: trio.Event = trio.Event()
-        self._headers: Headers | None = None
         self._body = RequestBody(app.body_limits, scope["headers"])
         self._body_opened = False
-
-    @property
-    def headers(self) -> Headers:
-        """The request's header fields."""
-        if self._headers is None:
-            self._headers = Headers.from_wire(self.scope["headers"])
-        return self._headers
-
-    @property
-    def query_params(self) -> QueryParams:
-        """The query string's parameters, percent-decoded."""
-        return QueryParams(self.scope.get("query_string", b""))
-
-    @property
-    def client(self) -> tuple[str, int] | None:
-        """The peer's address and port, if the server knows them."""
-        client = self.scope.get("client")
-        return None if client is None else (client[0], client[1])
-
-    @property
-    def scheme(self) -> str:
-        """``http`` or ``https``."""
-        return str(self.scope.get("scheme", "http"))
-
-    @property
-    def http_version(self) -> str:
-        """``1.0``, ``1.1``, ``2`` or ``3``."""
-        return str(self.scope["http_version"])
-
-    @property
-    def state(self) -> StateT:
-        """What the app's lifespan yielded."""
-        return self.app.state
 
     @property
     def body(self) -> RequestBody:
@@ -181,6 +133,4 @@ class Request(Generic[StateT]):
         return open_parts(self)
 
     def __str__(self) -> str:
-        # Quoted, so that no client can write lines of its own into the log.
-        path = quote(self.path, safe=PATH_SAFE, errors="replace")
-        return f"{quote(self.method)} {path}"
+        return f"{quote(self.method)} {self._quoted_path}"

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, Self
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Self
 
 from tsstream._asgi import Message, Scope
 from tsstream._errors import HTTPError
 from tsstream._sansio.encoders import TEXT, Encoder
 from tsstream._sansio.headers import Headers
 from tsstream._sansio.origin import check_allowed, is_trusted
-from tsstream._sansio.query import QueryParams
 
+from .connection import Connection, StateT
 from .content import Content
-from .request import PATH_SAFE, StateT
 from .response import HeadersLike
 from .talk import Talk
 from .websocket_stream import stream_items
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from .app import App
 
 
-class WebSocket(Generic[StateT]):
+class WebSocket(Connection[StateT]):
     """One WebSocket: an async iterator of messages, ``str`` for text and ``bytes`` for binary.
 
     ``WebSocket[State]`` tells a type checker what the app's lifespan yields. For instance::
@@ -61,48 +59,10 @@ class WebSocket(Generic[StateT]):
         path: str,
         path_params: Mapping[str, str] | None = None,
     ) -> None:
-        self.app: App[StateT] = app
-        self.scope: Scope = scope
-        self.path: str = path
-        self.root_path: str = scope.get("root_path", "")
-        self.path_params: dict[str, str] = {} if path_params is None else {**path_params}
+        super().__init__(app, scope, path=path, path_params=path_params)
         self.subprotocols: list[str] = list(scope.get("subprotocols") or ())
         self._talk: Talk  # the cycle's
-        self._headers: Headers | None = None
         self._send_only = False
-
-    @property
-    def headers(self) -> Headers:
-        """The header fields of the handshake."""
-        if self._headers is None:
-            self._headers = Headers.from_wire(self.scope["headers"])
-        return self._headers
-
-    @property
-    def query_params(self) -> QueryParams:
-        """The query string's parameters, percent-decoded."""
-        return QueryParams(self.scope.get("query_string", b""))
-
-    @property
-    def client(self) -> tuple[str, int] | None:
-        """The peer's address and port, if the server knows them."""
-        client = self.scope.get("client")
-        return None if client is None else (client[0], client[1])
-
-    @property
-    def scheme(self) -> str:
-        """``ws`` or ``wss``."""
-        return str(self.scope.get("scheme", "ws"))
-
-    @property
-    def http_version(self) -> str:
-        """``1.1`` or ``2``."""
-        return str(self.scope.get("http_version", "1.1"))
-
-    @property
-    def state(self) -> StateT:
-        """What the app's lifespan yielded."""
-        return self.app.state
 
     @property
     def subprotocol(self) -> str | None:
@@ -229,8 +189,7 @@ class WebSocket(Generic[StateT]):
         await stream_items(self._talk, content, encoder)
 
     def __str__(self) -> str:
-        # Quoted, so that no client can write lines of its own into the log.
-        return f"WebSocket {quote(self.path, safe=PATH_SAFE, errors='replace')}"
+        return f"WebSocket {self._quoted_path}"
 
 
 def _send_message(message: Any) -> Message:

@@ -11,7 +11,7 @@ from tsstream._server.inbox import ROOM
 from tsstream._server.transport import RECEIVE_SIZE
 
 PIECES = 256  # h11 takes about a millisecond for so many
-MAX_READ_SIZE = 256 * 1024  # bytes: asked of a client that has filled RECEIVE_SIZE the last time
+MAX_READ_SIZE = 512 * 1024  # bytes: asked of a client that has filled RECEIVE_SIZE the last time
 
 
 def gather(engine: h11.Connection, first: h11.Data) -> tuple[bytes, Any]:

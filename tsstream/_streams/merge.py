@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import trio
 
-from tsstream._util import unwrapping
+from tsstream._util import name_of, unwrapping
 
 T = TypeVar("T")
 
@@ -80,7 +79,7 @@ async def _open_merged(
             with send_channel:
                 for producer in producers:
                     clone = send_channel.clone()
-                    nursery.start_soon(_run, producer, clone, on_error, name=_name(producer))
+                    nursery.start_soon(_run, producer, clone, on_error, name=name_of(producer))
             try:
                 yield receive_channel
             finally:
@@ -94,7 +93,7 @@ async def _open_merged(
 async def _run(
     producer: Producer[T], send_channel: trio.MemorySendChannel[T], on_error: OnError
 ) -> None:
-    dropping = _dropping_errors(_name(producer)) if on_error == "drop" else nullcontext()
+    dropping = _dropping_errors(name_of(producer)) if on_error == "drop" else nullcontext()
     # Not "async with": on a cancelled scope its checkpoint would replace the producer's error
     # (python-trio/trio#1559).
     with send_channel, dropping, _ignoring_the_lost_reader(send_channel):
@@ -144,8 +143,8 @@ def _check_producer(producer: object) -> None:
         )
     if inspect.isasyncgenfunction(producer):
         raise TypeError(
-            f"merge() takes async functions, and {_name(producer)} is an async generator function; "
-            'have it take a send channel, and write "await send_channel.send(item)" for '
+            f"merge() takes async functions, and {name_of(producer)} is an async generator "
+            'function; have it take a send channel, and write "await send_channel.send(item)" for '
             '"yield item"'
         )
     if isinstance(producer, AbstractAsyncContextManager):
@@ -157,10 +156,3 @@ def _check_producer(producer: object) -> None:
         raise TypeError(
             f"merge() takes async functions with one parameter, the send channel, not {producer!r}"
         )
-
-
-def _name(producer: object) -> str:
-    """Give the name for the log: a function's own, for anything else its ``repr()``."""
-    while isinstance(producer, functools.partial):
-        producer = producer.func
-    return getattr(producer, "__qualname__", None) or repr(producer)

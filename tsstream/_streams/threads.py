@@ -8,10 +8,9 @@ from typing import IO, TypeVar, TypeVarTuple, Unpack, cast
 
 import trio
 
-from tsstream._util import unwrapping
+from tsstream._util import name_of, unwrapping
 
 from .channel_file import ChannelFile
-from .merge import _name
 from .prefetch import Prefetch
 from .worker import THREAD_GRACE, Worker
 
@@ -81,7 +80,7 @@ async def run_thread_consumer(
     file = ChannelFile(prefetch, max_read=max_read)
     worker = Worker(
         partial(_consume, fn, file, args),
-        name=_name(fn),
+        name=name_of(fn),
         grace=thread_grace,
         stop=prefetch.stop,
     )
