@@ -151,7 +151,10 @@ async def test_client_that_leaves_while_it_is_sent_to_frees_the_application() ->
     assert isinstance(app.raised[0], OSError)
 
 
-async def test_hang_up_is_heard_behind_a_message_that_nobody_takes() -> None:
+NINE = b"".join(ws_frame(Op.TEXT, b"%d" % number) for number in range(9))
+
+
+async def test_reset_is_heard_behind_a_message_that_nobody_takes() -> None:
     left = trio.Event()
 
     async def talk(scope: Any, receive: Receive, send: Send) -> None:
@@ -163,10 +166,49 @@ async def test_hang_up_is_heard_behind_a_message_that_nobody_takes() -> None:
     app = Talk(talk)
     async with open_guarded(app) as port, assert_no_leaks():
         async with open_frames(port) as ws:
-            await ws.raw.send_all(b"".join(ws_frame(Op.TEXT, b"%d" % i) for i in range(9)))
+            await ws.raw.send_all(NINE)
             await trio.testing.wait_all_tasks_blocked()
+            ws.raw.abort()
         await trio.testing.wait_all_tasks_blocked()
         left.set()
+        await app.wait_over()
+    assert app.raised == []
+
+
+async def test_what_came_before_a_fin_is_received_before_the_disconnect() -> None:
+    # RQ-2: there may be no Close
+    async def talk(scope: Any, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        await left.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        for number in range(9):
+            assert (await receive())["text"] == str(number)
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        assert (await receive())["code"] == 1006
+
+    left = trio.Event()
+    app = Talk(talk)
+    async with open_guarded(app) as port, assert_no_leaks():
+        async with open_frames(port) as ws:
+            await ws.raw.send_all(NINE)
+        left.set()
+        await app.wait_over()
+    assert app.raised == []
+
+
+async def test_who_does_not_receive_what_came_before_a_fin_is_not_waited_for_for_ever() -> None:
+    async def talk(scope: Any, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        await trio.sleep(3 * limit)
+        assert (await receive())["code"] == 1006
+
+    limit = 0.1
+    app = Talk(talk)
+    async with open_guarded(app, stall_timeout=limit) as port, assert_no_leaks():
+        async with open_frames(port) as ws:
+            await ws.raw.send_all(NINE)
         await app.wait_over()
     assert app.raised == []
 

@@ -43,7 +43,7 @@ class FakeConnection:
         self.failures: list[str] = []
 
     @contextmanager
-    def parked(self) -> Iterator[None]:
+    def parked(self, on_fin: object = None) -> Iterator[None]:
         yield
 
     def log_failure(self, text: str, error: BaseException | None = None) -> None:

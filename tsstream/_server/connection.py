@@ -145,10 +145,21 @@ class Connection:
         raise AssertionError("who reads has been cancelled")
 
     @contextmanager
-    def parked(self) -> Iterator[None]:
-        """Not reading in this block: hear a hang-up all the same."""
+    def parked(self, on_fin: Callable[[], None] | None = None) -> Iterator[None]:
+        """Not reading in this block: hear a hang-up all the same.
+
+        Args:
+          on_fin: called instead, if it is a FIN: there is something to read before it.
+        """
+
+        def on_hangup(reset: bool) -> None:
+            if reset or on_fin is None:
+                self.hang_up()
+            else:
+                on_fin()
+
         fileno = -1 if self.gone else self._transport.socket.fileno()
-        with self.server.hangups.watching(fileno, self.hang_up):
+        with self.server.hangups.watching(fileno, on_hangup):
             yield
 
     def set_deadline(self, seconds: float | None) -> None:

@@ -23,14 +23,18 @@ class HangupWatch:
     """
 
     def __init__(self, *, half_close: bool = False) -> None:
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[bool], None]] = {}
         if sys.platform == "linux":
             # ERR and HUP, which a reset gives, are always told.
             self._events = select.EPOLLONESHOT | (0 if half_close else select.EPOLLRDHUP)
 
     @contextmanager
-    def watching(self, fileno: int, on_hangup: Callable[[], None]) -> Iterator[None]:
-        """Call *on_hangup*, once, if the peer hangs up within the block, or has before."""
+    def watching(self, fileno: int, on_hangup: Callable[[bool], None]) -> Iterator[None]:
+        """Call *on_hangup*, once, if the peer hangs up within the block, or has before.
+
+        Args:
+          on_hangup: is told whether it was by a reset, so that nothing more can be read.
+        """
         if sys.platform != "linux" or fileno < 0:
             yield
             return
@@ -59,7 +63,7 @@ class HangupWatch:
             task_status.started()
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                for fileno, _ in self._epoll.poll(0):
+                for fileno, events in self._epoll.poll(0):
                     if (on_hangup := self._callbacks.pop(fileno, None)) is not None:
                         self._epoll.unregister(fileno)
-                        on_hangup()
+                        on_hangup(bool(events & (select.EPOLLERR | select.EPOLLHUP)))

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
 from functools import partial
-from time import time
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
-from hypercorn.config import Config
-from hypercorn.protocol.events import Data, EndBody, EndData, Event, Request, Response, StreamClosed
-from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
-from hypercorn.typing import AppWrapper
-from hypercorn.utils import UnexpectedMessageError
-from wsproto.connection import Connection as Frames
-from wsproto.connection import ConnectionState, ConnectionType
+from hypercorn.protocol.events import Data, EndData, Event, StreamClosed
+from wsproto.connection import ConnectionState
 from wsproto.events import CloseConnection, Message, Ping
 from wsproto.events import Event as Frame
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
-from tsstream._http.host import CLIENT, EXTENSION, Client
-from tsstream._sansio.http1 import Refusal
-from tsstream._sansio.websocket import (
-    LOST,
-    VERSION,
-    MessageBuffer,
-    MessageTooBig,
-    accept_headers,
-    check_close,
-    check_handshake,
-    is_of_handshake,
-    refusal_headers,
-    subprotocols,
-)
+from tsstream._sansio.websocket import LOST, MessageBuffer, MessageTooBig, check_close
 from tsstream._server.errors import ClientGone
-from tsstream._server.exchange import call_app
 from tsstream._server.inbox import ROOM, Inbox
 from tsstream._server.pinger import Pinger
+from tsstream._server.websocket_handshake import Handshake, State
 
 if TYPE_CHECKING:
     from tsstream._server.connection import Connection
@@ -48,10 +29,8 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT = 5.0  # seconds: for our Close to go out and the client's to come
 FRAMES_PER_CHECKPOINT = 64  # a client may send thousands of empty frames in one packet
 
-State = ASGIWebsocketState
 
-
-class WebSocketExchange(WSStream):
+class WebSocketExchange(Handshake):
     """Hypercorn's translation of ASGI, with real close codes and a bound on what is read ahead.
 
     The inbox is full with one message in it, so one message waits and the next is being put
@@ -76,29 +55,10 @@ class WebSocketExchange(WSStream):
         stream_id: int,
         inbox: Inbox,
     ) -> None:
-        super().__init__(
-            connection.server.app,
-            connection.config,
-            cast(Any, connection.server.context),
-            cast(Any, self),  # Hypercorn's task group; see spawn_app()
-            connection.encrypted,
-            connection.client,
-            connection.server_address,
-            send,
-            stream_id,
-        )
-        self.connection: Frames  # what Hypercorn calls wsproto's state
-        self.inbox = inbox
-        self.failed = False  # the application raised an error
-        self.running = False  # it has been called, and has not returned
-        self._carrier = connection
+        super().__init__(connection, send, stream_id=stream_id, inbox=inbox)
         self._on_cut = on_cut
-        self._client = Client()
-        self._refusal: Refusal | None = None
         self._messages = MessageBuffer(connection.config.websocket_max_message_size)
         self._order = trio.StrictFIFOLock()  # of the frames
-        self._decided = trio.Event()  # accepted, refused or lost
-        self._deaf = trio.Event()  # nothing that the client may still send matters
         self._pinger = Pinger(
             partial(self._send_wsproto_event, Ping()),
             self._drop,
@@ -107,84 +67,8 @@ class WebSocketExchange(WSStream):
             limit=connection.limits.pong_timeout,
         )
 
-    # The handshake.
-
-    async def handle(self, event: Event) -> None:
-        """Take the request: start the application, or refuse it."""
-        assert isinstance(event, Request)
-        try:
-            check_handshake(event.headers, event.http_version)
-        except Refusal as refusal:
-            self._refusal = refusal
-            self._carrier.log_failure(f"{refusal.status_code}: {refusal}")
-            # Hypercorn fails on some of these headers, and refuses a request without them.
-            headers = [field for field in event.headers if not is_of_handshake(field[0])]
-            event = replace(event, headers=headers)
-        await super().handle(event)
-
-    async def spawn_app(
-        self, app: AppWrapper, config: Config, scope: Any, send: Callable[[Any], Awaitable[None]]
-    ) -> Callable[[Any], Awaitable[None]]:
-        """Start the application; what Hypercorn asks of its task group."""
-        offered = subprotocols(scope["headers"])
-        scope["subprotocols"] = self.handshake.subprotocols = offered
-        scope["extensions"] |= {EXTENSION: self._carrier.server.host, CLIENT: self._client}
-        self.running = True
-        self._carrier.nursery.start_soon(call_app, self, app, config, scope)
-        return self._put
-
-    async def _put(self, message: Any) -> None:
-        self.inbox.put(message)
-
-    async def _accept(self, message: Any) -> None:
-        handshake = self.handshake
-        if handshake.accepted:
-            raise UnexpectedMessageError(self.state, message["type"])
-        headers = accept_headers(
-            message.get("subprotocol"),
-            handshake.subprotocols or (),
-            message.get("headers", ()),
-            key=None if handshake.http_version == "2" else handshake.key,
-        )
-        status = 200 if handshake.http_version == "2" else 101
-        handshake.accepted = True
-        self.connection = Frames(ConnectionType.SERVER)
-        await self.send(Response(self.stream_id, headers, status))
-        self.state = State.CONNECTED
-        self._decided.set()
-        await self._log_access(status)
+    def _open(self) -> None:
         self._carrier.nursery.start_soon(self._pinger.run)
-
-    async def _send_error_response(self, status_code: int) -> None:
-        """Refuse the handshake: ours is to say why, and to close the connection."""
-        if self._refusal is not None and status_code == 400:
-            status_code = self._refusal.status_code
-        version = [(b"sec-websocket-version", VERSION)] if status_code == 426 else []
-        headers = self._refusal_headers(status_code, [(b"content-length", b"0"), *version])
-        self.state = State.HTTPCLOSED
-        await self.send(Response(self.stream_id, headers, status_code))
-        await self.send(EndBody(self.stream_id))
-        await self._log_access(status_code)
-        await self._end_refusal()
-
-    async def _send_rejection(self, message: Any) -> None:
-        if self.state is State.HANDSHAKE and not hasattr(self, "response"):
-            raise UnexpectedMessageError(self.state, message["type"])
-        await super()._send_rejection(message)
-        if self.state is State.HTTPCLOSED:
-            await self._end_refusal()
-
-    def _refusal_headers(self, status: int, headers: Any) -> list[tuple[bytes, bytes]]:
-        return refusal_headers(status, headers, self.handshake.http_version)
-
-    async def _end_refusal(self) -> None:
-        self._decided.set()
-        self._deaf.set()
-        await self.send(StreamClosed(self.stream_id))
-
-    async def _log_access(self, status: int) -> None:
-        response = cast(Any, {"status": status, "headers": []})
-        await self.config.log.access(self.scope, response, time() - self.start_time)
 
     # What the application sends.
 
@@ -272,13 +156,13 @@ class WebSocketExchange(WSStream):
             if isinstance(event, Message):
                 self._take_message(event)
             elif isinstance(event, Ping):
-                with self._parked():
+                with self._parked(self._on_fin):
                     await self._send_wsproto_event(event.response())
             elif isinstance(event, CloseConnection):
                 self._take_close(event)
             if self.inbox.full and not self._deaf.is_set():
                 # A Close behind this message waits too, and so does not overtake it.
-                with self._parked():
+                with self._parked(self._on_fin):
                     await self.inbox.wait_room()
                 self._pinger.heard()
             elif count % FRAMES_PER_CHECKPOINT == 0:
@@ -317,10 +201,20 @@ class WebSocketExchange(WSStream):
         self._tell_end(code, reason)
         self._begin_close(code, reason)
 
-    def _parked(self) -> AbstractContextManager[None]:
+    def _parked(self, on_fin: Callable[[], None] | None = None) -> AbstractContextManager[None]:
         if self.handshake.http_version == "2":
             return nullcontext()  # the connection is read all the time
-        return self._carrier.parked()
+        return self._carrier.parked(on_fin)
+
+    def _on_fin(self) -> None:
+        """The client sends no more, but the application has not received all that came before."""
+        self._carrier.nursery.start_soon(self._wait_received)
+
+    async def _wait_received(self) -> None:
+        limit = self._carrier.limits.stall_timeout
+        with trio.move_on_after(math.inf if limit is None else limit):
+            await self._deaf.wait()
+        self._carrier.hang_up()
 
     # The end.
 
