@@ -17,7 +17,7 @@ NEVER = ("asyncio", "anyio", "sniffio")
 
 # The part of the tree → what its modules may import, besides the standard library and their own
 # part. The longest key that fits a module is its row, so a row for one module widens its part's.
-BASE = ("tsstream._util", "tsstream._errors", "tsstream._adapters")
+BASE = ("tsstream._util", "tsstream._errors", "tsstream._adapters", "tsstream._pieces")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "tsstream": ("tsstream",),  # __init__.py gathers the public names
     "tsstream.__main__": ("tsstream._cli",),
@@ -27,6 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tsstream._cli_run": ("attrs", "trio", "tsstream"),
     "tsstream._errors": ("tsstream._sansio.headers",),
     "tsstream._asgi": (),
+    "tsstream._pieces": (),
     "tsstream._util": ("trio",),
     "tsstream._adapters": ("trio", "attrs", "tsstream._util", "tsstream._errors"),
     "tsstream._sansio": ("attrs",),

@@ -15,6 +15,7 @@ from inboxed import CHUNKED, on_each_source
 from trio.testing import MockClock
 
 from tsstream import BodyLimits, HTTPError, Request, Response, merge
+from tsstream._http.watcher import LINGER
 
 Kind = type[Server]
 MIB = 1024 * 1024
@@ -346,21 +347,36 @@ async def test_a_receive_that_was_cancelled_leaves_no_limit_behind(
 ) -> None:
     # RQ-14
     async def look(request: Request[Any]) -> bytes:
-        with trio.move_on_after(59):
+        with trio.move_on_after(45):
             await request.body.receive()
-        assert trio.current_time() == 59
-        return await request.body.receive()  # the first wait would end at 60
+        assert trio.current_time() == 45
+        await request.body.receive()  # at 50
+        return await request.body.receive()  # at 100; the first wait would end at 60
 
-    found, server = await ask_slowly(kind, look, count=1, every=100)
+    found, server = await ask_slowly(kind, look, count=2, every=50)
     assert (server.ok, found) == (True, b"a")
+
+
+@on_each_source
+async def test_who_polls_waits_all_the_same(kind: Kind, autojump_clock: MockClock) -> None:
+    # RQ-14
+    async def look(request: Request[Any]) -> bytes:
+        while True:
+            with trio.move_on_after(7):
+                return await request.body.receive()
+            await trio.sleep(1)  # nobody waits for the body here
+
+    _, server = await ask_slowly(kind, look, count=1, every=100)
+    assert server.status == 408
+    assert 68 <= trio.current_time() <= 68 + LINGER
 
 
 @on_each_source
 @pytest.mark.parametrize("fault", ["silence", "size"])
 async def test_a_limit_that_is_crossed_after_the_start_is_a_cut(
-    kind: Kind, fault: str, autojump_clock: MockClock
+    kind: Kind, fault: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # RQ-14
+    # RQ-14, D24: the client's doing, which is not to write tracebacks
     async def send_back(request: Any, send_channel: trio.MemorySendChannel[bytes]) -> None:
         async for data in request.body:
             await send_channel.send(data)
@@ -376,6 +392,7 @@ async def test_a_limit_that_is_crossed_after_the_start_is_a_cut(
     assert (server.status, server.body, server.complete) == (200, b"ab", False)
     assert isinstance(server.error, HTTPError)
     assert server.error.status_code == (413 if fault == "size" else 408)
+    assert [(r.levelname, r.exc_info) for r in caplog.records] == [("WARNING", None)]
 
 
 @pytest.mark.parametrize("field", ["max_body", "max_stream", "timeout", "max_parts", "max_field"])

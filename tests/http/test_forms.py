@@ -8,7 +8,7 @@ import attrs
 import pytest
 from forms import CONTENT_TYPE, END, FORM, ask, messages, part, pieces
 
-from tsstream import BodyConsumed, BodyLimits, Request
+from tsstream import BodyConsumed, BodyLimits, HTTPError, Request
 from tsstream._http.forms import FormData, FormFile
 from tsstream._sansio.headers import Headers
 
@@ -123,8 +123,8 @@ async def test_limits_of_multipart(limits: BodyLimits, status: int) -> None:
     ("limits", "status"),
     [
         (BodyLimits(), 200),
-        (BodyLimits(max_field=6), 413),  # a=12345
-        (BodyLimits(max_field=7), 200),
+        (BodyLimits(max_field=4), 413),  # a=12345
+        (BodyLimits(max_field=5), 200),
         (BodyLimits(max_parts=2), 413),
         (BodyLimits(max_parts=3), 200),
         (BodyLimits(max_body=14), 413),
@@ -169,3 +169,28 @@ async def test_a_multipart_form_is_read_once() -> None:
             await request.form()
 
     assert (await ask(look, *messages(FORM))).server.ok
+
+
+@pytest.mark.parametrize("length", [False, True])
+async def test_a_multipart_form_is_as_large_as_it_is_encoded(length: bool) -> None:
+    # however it is framed
+    for limit, status in ((len(FORM), 200), (len(FORM) - 1, 413)):
+        asked = await ask(
+            read_form,
+            *messages(FORM),
+            limits=BodyLimits(max_body=limit),
+            length=len(FORM) if length else None,
+        )
+        assert asked.status == status
+
+
+async def test_a_form_that_was_too_large_stays_so() -> None:
+    # RQ-13
+    async def look(request: Request[Any]) -> None:
+        for read in (request.form, request.form, request.read):
+            with pytest.raises(HTTPError) as caught:
+                await read()
+            assert caught.value.status_code == 413
+
+    limits = BodyLimits(max_body=20)
+    assert (await ask(look, *messages(*pieces(FORM, 9)), limits=limits)).status == 200

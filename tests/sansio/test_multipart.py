@@ -221,6 +221,9 @@ def test_a_body_that_breaks_off_never_ends_a_part_early() -> None:
         FIELD.replace(b"form-data", b"attachment") + END_OF_BODY,
         FIELD.replace(b'; name="a"', b"") + END_OF_BODY,
         FIELD.replace(b'name="a"', b'filename="a"') + END_OF_BODY,
+        FIELD.replace(b'name="a"', b'name="a"; filename="b') + END_OF_BODY,
+        FIELD.replace(b'name="a"', b'name="a"; filename') + END_OF_BODY,
+        FIELD.replace(b'name="a"', b'name="a"; filename*="UTF-8\'\'b"') + END_OF_BODY,
         FIELD.replace(b"form-data;", b"form-data;\r\n") + END_OF_BODY,  # folded: RFC 9112, 5.2
         FIELD.replace(b'"a"', b'"a\nb"') + END_OF_BODY,
         FIELD.replace(b'"a"', b'"a\rb"') + END_OF_BODY,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import trio
 
 from tsstream._errors import BodyConsumed, HTTPError
+from tsstream._pieces import Pieces
 
 from .limits import BodyLimits
 
@@ -62,6 +63,7 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
         self._opened = False  # somebody has received, or tried to
         self._claimed = False  # by somebody who is to read it as a whole
         self._received = 0  # bytes
+        self._silence: float = 0  # seconds that somebody has waited since the last chunk
         self._ended = False  # and somebody was told so
         self._failure: tuple[int, str] | None = None  # a limit that was crossed stays so (RQ-13)
         self._why_closed: str | None = None
@@ -93,15 +95,22 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
             self._check_size(self._declared or 0)
         assert self._source is not None, "the exchange has not begun"
         limit = math.inf if self.limits.timeout is None else self.limits.timeout
+        began = trio.current_time()
         self._receiving = True
         try:
-            chunk = await self._source.next_chunk(limit)
+            chunk = await self._source.next_chunk(max(0, limit - self._silence))
+        except trio.Cancelled:
+            # Who polls, with a limit of his own round this, waits all the same.
+            self._silence += trio.current_time() - began
+            raise
         except trio.ClosedResourceError:
             raise trio.ClosedResourceError(self._why_closed) from None
         except trio.TooSlowError:
-            self._fail(408, f"The request body has paused for {limit:g} seconds.")
+            text = f"The request body has paused for {limit:g} seconds."
+            raise self._fail(408, text) from None
         finally:
             self._receiving = False
+        self._silence = 0
         if chunk is None:
             self._ended = True
             raise trio.EndOfChannel
@@ -139,15 +148,14 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
             await trio.lowlevel.checkpoint()
             return self._kept
         self._claim()
-        chunks: list[bytes] = []
-        size = self._declared or 0
-        if size > limit:
-            self._fail_as_too_large(limit)
+        if (self._declared or 0) > limit:
+            raise self._fail_as_too_large(limit)
+        pieces = Pieces()
         async for chunk in self:
             if self._received > limit:
-                self._fail_as_too_large(limit)
-            chunks.append(chunk)
-        data = b"".join(chunks)
+                raise self._fail_as_too_large(limit)
+            pieces.add(chunk)
+        data = pieces.join()
         if cache:
             self._kept, self._kept_is_due = data, True
         return data
@@ -164,8 +172,11 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
         """Let one reader have all of the body.
 
         Raises:
+          HTTPError: a limit was crossed before.
           BodyConsumed: another one has had it, or a part of it.
         """
+        if self._failure is not None:
+            raise HTTPError(*self._failure)
         used = self._claimed or self._opened
         if used and not self._kept_is_due and self._why_closed is None:
             raise BodyConsumed(
@@ -188,15 +199,16 @@ class RequestBody(trio.abc.ReceiveChannel[bytes]):
     def _check_size(self, size: int) -> None:
         limit = self.limits.max_stream
         if limit is not None and size > limit:
-            self._fail_as_too_large(limit)
+            raise self._fail_as_too_large(limit)
 
-    def _fail_as_too_large(self, limit: int) -> NoReturn:
-        self._fail(413, f"The request body is larger than {limit} bytes.")
+    def _fail_as_too_large(self, limit: int) -> HTTPError:
+        return self._fail(413, f"The request body is larger than {limit} bytes.")
 
-    def _fail(self, status_code: int, detail: str) -> NoReturn:
+    def _fail(self, status_code: int, detail: str) -> HTTPError:
+        """Give the error for whoever reads, now and from now on (RQ-13)."""
         self._failure = status_code, detail
         self._close(detail)
-        raise HTTPError(status_code, detail)
+        return HTTPError(status_code, detail)
 
     def _close(self, why: str) -> None:
         """Close for a reason that a late reader is told; the first one holds."""

@@ -26,12 +26,13 @@ from .host import Host, host_of
 from .limits import BodyLimits
 from .outcome import Outcome
 from .policy import StreamPolicy
-from .puller import watch
+from .puller import make_source
 from .request import Request
 from .response import Response, consume
 from .sender import Sender
+from .source import Listeners
 from .timer import Timer
-from .watcher import LINGER, Listeners
+from .watcher import LINGER
 from .writer import Writer, has_body, raise_suppressed
 
 Handler: TypeAlias = Callable[
@@ -93,8 +94,8 @@ class Cycle:
             on_error=self._on_receive_error,
             on_strange=self._on_strange_message,
         )
-        self._watcher = watch(receive, self._exchange, request, listeners)
-        self._writer = Writer(self._exchange, request, self._sender, self._timer, self._watcher)
+        self._source = make_source(receive, self._exchange, request, listeners)
+        self._writer = Writer(self._exchange, request, self._sender, self._timer, self._source)
         self._scope = trio.CancelScope()
         self._streamed = False
 
@@ -117,11 +118,11 @@ class Cycle:
         try:
             with unwrapping():
                 async with trio.open_nursery() as nursery:
-                    self._watcher.start(nursery)
+                    self._source.start(nursery)
                     try:
                         await self._answer(nursery)
                     finally:
-                        self._watcher.stop()
+                        self._source.stop()
                     nursery.cancel_scope.cancel(reason="the exchange is over")
             reason = self._conclude()
         finally:
@@ -151,9 +152,9 @@ class Cycle:
             return
         nursery = self._request.app._nursery
         if nursery is None:
-            await self._watcher.drop_rest()
+            await self._source.drop_rest()
         else:
-            nursery.start_soon(self._watcher.drop_rest)
+            nursery.start_soon(self._source.drop_rest)
 
     async def _answer(self, nursery: trio.Nursery) -> None:
         outcome = self._outcome
@@ -221,7 +222,7 @@ class Cycle:
             await self._handle_duplex(result, nursery)  # type: ignore[arg-type]
         else:
             response = self._accept(await wait_returned(result))
-            self._watcher.close_body()
+            self._source.close_body()
             # A small body needs no code of the user's any more, so it is sent after this.
             if has_body(self._request, response) and not is_small(response.content):
                 await self._stream(response, nursery)
@@ -249,7 +250,7 @@ class Cycle:
                 raise
         if failure is not None:
             await raise_suppressed(failure)
-        self._watcher.close_body()
+        self._source.close_body()
 
     def _accept(self, given: object) -> Response:
         response = self._given.accept(given)
@@ -282,7 +283,7 @@ class Cycle:
         await self._writer.write_whole(response)
 
     async def _answer_error(self, error: Exception) -> None:
-        self._watcher.close_body()
+        self._source.close_body()
         await self._writer.write_whole(self._settings.pages.response(error))
 
     @property

@@ -13,7 +13,7 @@ from tsstream._sansio.multipart import parse_content_type
 from tsstream._sansio.query import QueryParams
 
 from .limits import BodyLimits
-from .parts import Part, open_parts
+from .parts import Part, Parts, open_parts
 
 if TYPE_CHECKING:
     from .request import Request
@@ -98,31 +98,41 @@ def _parse_urlencoded(data: bytes, limits: BodyLimits) -> FormData:
     pairs = data.split(b"&", limits.max_parts)
     if len(pairs) > limits.max_parts:
         raise HTTPError(413, f"The form has more than {limits.max_parts} fields.")
-    if any(len(pair) > limits.max_field for pair in pairs):
-        raise HTTPError(413, f"A field of the form is larger than {limits.max_field} bytes.")
     query = QueryParams(data)
-    return FormData((name, value) for name in query for value in query.getlist(name))
+    fields = [(name, value) for name in query for value in query.getlist(name)]
+    if any(len(value.encode()) > limits.max_field for _, value in fields):
+        raise HTTPError(413, f"A field of the form is larger than {limits.max_field} bytes.")
+    return FormData(fields)
 
 
 async def _read_multipart(request: Request[Any]) -> FormData:
-    limits = request.body_limits
-    too_large = HTTPError(413, f"The form is larger than {limits.max_body} bytes.")
-    if (request._body._declared or 0) > limits.max_body:
-        raise too_large
+    parts = open_parts(request)
+    try:
+        return await _read_parts(parts, request)
+    except HTTPError as error:
+        raise request._body._fail(error.status_code, error.detail) from None
+
+
+async def _read_parts(parts: Parts, request: Request[Any]) -> FormData:
+    body, room = request._body, request.body_limits.max_body
+    too_large = HTTPError(413, f"The form is larger than {room} bytes.")
     fields: list[tuple[str, str | FormFile]] = []
-    room = limits.max_body
-    async for part in open_parts(request):
-        room -= sum(len(name) + len(value) for name, value in part.headers.raw)
-        data = await _read_part(part, room, too_large)
-        room -= len(data)
+    kept = 0  # bytes
+    if (body._declared or 0) > room:
+        raise too_large
+    async for part in parts:
+        data = await _read_part(part, room - kept, too_large)
+        kept += len(data)
         fields.append((part.name, _to_value(part, data)))
+        if body._received > room:  # as encoded, and perhaps a chunk ahead of the part
+            raise too_large
     return FormData(fields)
 
 
 async def _read_part(part: Part, room: int, too_large: HTTPError) -> bytes:
     if part.filename is None and part._max_field < room:
         return await part.read()
-    return await part._read_whole(room, too_large)  # its headers may have left less than nothing
+    return await part._read_whole(room, too_large)
 
 
 def _to_value(part: Part, data: bytes) -> str | FormFile:

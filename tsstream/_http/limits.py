@@ -34,7 +34,7 @@ class BodyLimits:
     """The size of any body, streamed ones too, in bytes; ``None``, the default, is no limit
     (RQ-10)."""
     timeout: float | None = attrs.field(default=60.0, validator=_positive_or_none)
-    """Seconds of silence while somebody waits for the next chunk; ``None`` for a conversation
+    """Silence while somebody waits for the next chunk, in seconds; ``None`` for a conversation
     that may pause as long as it likes. nginx and Quart give it as long (RQ-14)."""
     max_parts: int = attrs.field(default=1000, validator=_positive)
     """Parts of a multipart body."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from tsstream._errors import mark_logged
+from tsstream._errors import HTTPError, mark_logged
 
 from .breakage import is_breakage
 from .cancellation import hidden_errors
@@ -92,7 +92,7 @@ class Outcome:
             self._conclude_answered()
             return "complete"
         elif self.reason == "error" and not self._is_refusal_from_outside():
-            _log_error(error, "%s: stream failed after %d bytes", request, bytes_sent)
+            self._log_cut(bytes_sent)
         elif self.reason == "timeout" and answered:
             logger.warning("%s: %s", request, error)
         elif self.reason == "timeout":
@@ -155,6 +155,15 @@ class Outcome:
         if self._status() >= 500:
             _log_error(self.error, "%s failed, and the client has gone", self._request)
         self.reason = "disconnect"
+
+    def _log_cut(self, bytes_sent: int) -> None:
+        text = "%s: stream failed after %d bytes"
+        if isinstance(self.error, HTTPError) and self.error.status_code < 500:
+            # The client's doing, like a body that pauses: it is not to write tracebacks (D24).
+            logger.warning(f"{text}: %s", self._request, bytes_sent, self.error)
+            mark_logged(self.error)
+        else:
+            _log_error(self.error, text, self._request, bytes_sent)
 
     def _conclude_answered(self) -> None:
         status_code = self._status()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import trio
 
 from tsstream._errors import BodyConsumed, HTTPError
+from tsstream._pieces import Pieces
 from tsstream._sansio.headers import Headers
 from tsstream._sansio.multipart import (
     NEED_DATA,
@@ -129,7 +130,8 @@ class Part:
 
     Attributes:
       name: of the field of the form.
-      filename: as the client sent it, ``None`` for what is no file.
+      filename: as the client sent it, but for the directory of a Windows path and ``%22``, which
+        is ``"``; ``None`` for what is no file.
       content_type: the media type in lower case, without parameters; ``None`` if there is none.
       headers: all of the part's header fields.
       body: the data, a receive channel. Ask for the next part only when you are done with it.
@@ -201,15 +203,13 @@ class Part:
             return await save_chunks(self._body._receive, path)
 
     async def _read_whole(self, limit: int, too_large: HTTPError) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
+        pieces = Pieces()
         with self._body._take():
             try:
-                while size <= limit:
-                    chunks.append(await self._body._receive())
-                    size += len(chunks[-1])
+                while pieces.size <= limit:
+                    pieces.add(await self._body._receive())
             except trio.EndOfChannel:
-                self._read = b"".join(chunks)
+                self._read = pieces.join()
                 return self._read  # noqa: ASYNC910 (_receive() was one)
             self._failure = too_large
             raise too_large

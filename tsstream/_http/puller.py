@@ -12,10 +12,13 @@ from tsstream._sansio.exchange import Exchange, RequestEvent, RequestState
 from .alarm import Alarm
 from .host import INTERRUPTED, Inbox, client_of
 from .request import Request
-from .watcher import Listeners, Watcher
+from .source import BodySource, Listeners
+from .watcher import Watcher
 
 
-def watch(receive: Receive, exchange: Exchange, request: Request, listeners: Listeners) -> Watcher:
+def make_source(
+    receive: Receive, exchange: Exchange, request: Request, listeners: Listeners
+) -> BodySource:
     """Give the reader that suits the server, or the middleware, that made *receive*."""
     client = client_of(request.scope)
     if client is not None and client.inbox is not None and client.inbox.receive == receive:
@@ -23,7 +26,7 @@ def watch(receive: Receive, exchange: Exchange, request: Request, listeners: Lis
     return Watcher(receive, exchange, request, listeners)
 
 
-class Puller(Watcher):
+class Puller(BodySource):
     """Receive when the body is read, in the task that reads it, and else not at all.
 
     Possible where the server tells by itself of the client's leaving. It saves two passes of the
@@ -34,7 +37,7 @@ class Puller(Watcher):
     def __init__(
         self, inbox: Inbox, exchange: Exchange, request: Request, listeners: Listeners
     ) -> None:
-        super().__init__(inbox.receive, exchange, request, listeners)
+        super().__init__(exchange, request, listeners)
         self._inbox = inbox
         self._nursery: trio.Nursery | None = None
         self._alarm = Alarm(inbox.interrupt)

@@ -50,12 +50,12 @@ class Request(Connection[StateT]):
         self.method: str = scope["method"]
         self.disconnected: trio.Event = trio.Event()
         self._body = RequestBody(app.body_limits, scope["headers"])
-        self._body_opened = False
+        self._body_wanted = False
 
     @property
     def body(self) -> RequestBody:
         """The body, chunk by chunk, at the pace at which it is read."""
-        self._body_opened = True
+        self._body_wanted = True
         return self._body
 
     @property
@@ -68,7 +68,9 @@ class Request(Connection[StateT]):
         self._body.limits = limits
 
     async def read(self, *, limit: int | None = None, cache: bool = True) -> bytes:
-        """Give the whole body; a second call gives the same bytes.
+        """Give the whole body; a second call gives the same bytes, whatever its limit.
+
+        If it is cancelled, what it has received is lost, and the body with it.
 
         Args:
           limit: of what is kept in memory, in bytes, instead of ``body_limits.max_body``.

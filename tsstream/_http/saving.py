@@ -10,11 +10,17 @@ from typing import TypeVar
 
 import trio
 
-from tsstream._adapters import _stream_limiter
+from tsstream._pieces import Pieces
 
 T = TypeVar("T")
 
+# Threads that write at once. Neither Trio's own, nor those of the streams: these wait for clients,
+# and a slow one is not to keep everybody from the disk.
+THREADS = 40
 BATCH_SIZE = 256 * 1024  # bytes: what one hop into the thread carries, unless the rest is less
+
+
+_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("tsstream disk")
 
 
 async def save_chunks(
@@ -39,8 +45,8 @@ async def save_chunks(
         await _run(file.sync, sync, abandon=True)
         await _run(file.publish)
     except BaseException:
-        # It blocks for as long as the file system takes to unlink. A limiter of its own, because
-        # all threads of the other may be waiting for slow clients.
+        # It blocks for as long as the file system takes to unlink. A limiter of its own, so that
+        # it waits for nothing else.
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(file.discard, limiter=trio.CapacityLimiter(1))
         raise
@@ -49,22 +55,28 @@ async def save_chunks(
 
 async def _run(fn: Callable[..., T], *args: object, abandon: bool = False) -> T:
     return await trio.to_thread.run_sync(
-        fn, *args, abandon_on_cancel=abandon, limiter=_stream_limiter()
+        fn, *args, abandon_on_cancel=abandon, limiter=_disk_limiter()
     )
 
 
-async def _gather(receive: Callable[[], Awaitable[bytes]]) -> list[bytes]:
+def _disk_limiter() -> trio.CapacityLimiter:
+    try:
+        return _limiter.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(THREADS)
+        _limiter.set(limiter)
+        return limiter
+
+
+async def _gather(receive: Callable[[], Awaitable[bytes]]) -> bytes:
     """Wait for at least BATCH_SIZE bytes, or for the end."""
-    batch: list[bytes] = []
-    size = 0
-    while size < BATCH_SIZE:
+    batch = Pieces()
+    while batch.size < BATCH_SIZE:
         try:
-            chunk = await receive()
+            batch.add(await receive())
         except trio.EndOfChannel:
             break
-        batch.append(chunk)
-        size += len(chunk)
-    return batch  # noqa: ASYNC910 (receive() was one)
+    return batch.join()  # noqa: ASYNC910 (receive() was one)
 
 
 class _NewFile:
@@ -79,8 +91,7 @@ class _NewFile:
         self._temporary = os.path.join(os.path.dirname(path), name)
         self._file = open(self._temporary, "xb", buffering=0)  # noqa: SIM115 (publish, discard)
 
-    def write(self, batch: list[bytes]) -> int:
-        data = b"".join(batch)  # no copy if it is one
+    def write(self, data: bytes) -> int:
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) :]

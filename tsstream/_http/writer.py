@@ -16,8 +16,8 @@ from .host import host_of
 from .request import Request
 from .response import BODILESS, Response, content_type, item_encoder, open_body
 from .sender import Sender
+from .source import BodySource
 from .timer import Timer
-from .watcher import Watcher
 
 GATHERED = 1000  # items in one batch: what is encoded without a look at anything else
 # RFC 9113, 8.2.2: an HTTP/2 message with one of these is malformed.
@@ -34,13 +34,18 @@ class Writer:
     """
 
     def __init__(
-        self, exchange: Exchange, request: Request, sender: Sender, timer: Timer, watcher: Watcher
+        self,
+        exchange: Exchange,
+        request: Request,
+        sender: Sender,
+        timer: Timer,
+        source: BodySource,
     ) -> None:
         self._exchange = exchange
         self._request = request
         self._sender = sender
         self._timer = timer
-        self._watcher = watcher
+        self._source = source
         self._guarded = host_of(request.scope) is not None
         self._response: Response | None = None
         self._outbox: Outbox | None = None
@@ -115,7 +120,7 @@ class Writer:
     async def finish_early(self, response: Response) -> None:
         """End a stream that was left early, without an error."""
         assert self._outbox is not None, "nothing was streamed"
-        self._watcher.close_body()
+        self._source.close_body()
         while self._outbox.size:  # the rest of an item, of which some may have been sent
             await self._send_data(self._outbox.take())
         await self.finish(response.encoder.farewell or b"")
@@ -132,7 +137,7 @@ class Writer:
             if data:
                 await self._send_data(data)
                 data = b""
-            await self._watcher.wait_settled()
+            await self._source.wait_settled()
         self._exchange.on_response(ResponseEvent.FINISH)
         await self._sender.send(_body(data, more_body=False))
         if not self._sender.broken:
@@ -195,7 +200,7 @@ class Writer:
     def _start(self, response: Response) -> Message:
         headers = wire_headers(self._request, response)  # can fail, so before the state moves
         self._exchange.on_response(ResponseEvent.START)
-        self._watcher.close_unopened_body()
+        self._source.close_unopened_body()
         if "content-length" not in response.headers:
             self._heartbeat = response.encoder.heartbeat
         self.status_code = response.status_code

@@ -19,6 +19,7 @@ _HEADER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+[\t ]*:[\t\x20-\x7e\x80
 # Not only tokens: clients do send "boundary=----=_Part_1/2" without quotes.
 _PARAMETER = re.compile(r';[\t ]*([^\s;="]+)[\t ]*=[\t ]*("(?:[^"\\]|\\.)*"|[^";]*)')
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+"?')  # to the end, if it is not closed: linear time
+_ANY_FILENAME = re.compile(r";[\t ]*filename[*\t =;]*", re.IGNORECASE)
 _EXT_FILENAME = re.compile(r";[\t ]*filename\*=(utf-8|iso-8859-1)'[^';]*'([^\s;]*)", re.IGNORECASE)
 
 
@@ -234,6 +235,8 @@ def _filename(filename: str | None, disposition: str) -> str | None:
     # part would be taken for a field.
     if found := _EXT_FILENAME.search(_QUOTED.sub('""', disposition)):
         return unquote(found[2], encoding=found[1], errors="replace")
+    if filename is None and _ANY_FILENAME.search(_QUOTED.sub('""', disposition)):
+        raise BadMultipart(400, "The multipart body is malformed: a filename cannot be read.")
     return None if filename is None else _to_text(filename)
 
 

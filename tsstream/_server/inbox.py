@@ -85,15 +85,15 @@ class Inbox:
             self._arrived.unpark()
 
     def discard(self) -> None:
-        """Drop what waits, and what will be put: nobody is to receive it."""
+        """Drop what waits, and what will be put; a ``receive()`` gives :data:`INTERRUPTED`."""
         self._discarding = True
         sizes = [size for _, size in self._messages]
         self._messages.clear()
         self.size = self._weight = 0
         self._taken.unpark_all()
+        self._arrived.unpark_all()
         for size in sizes:
             self._tell_taken(size)
-        self.interrupt()
 
     async def receive(self) -> dict[str, Any]:
         """Give the next message: the application's ``receive()``."""
@@ -106,6 +106,8 @@ class Inbox:
             self._on_wanted()
             self._on_wanted = None
         while not self._messages and self._farewell is None:
+            if self._discarding:
+                return INTERRUPTED
             await self._arrived.park()
         if self._farewell is not None:
             self._told = True

@@ -8,6 +8,7 @@ from collections import deque
 from typing import Any
 
 from tsstream._errors import HTTPError
+from tsstream._pieces import Pieces
 
 from .prefetch import Prefetch
 
@@ -103,24 +104,27 @@ class ChannelFile(io.BufferedIOBase):
             return b""
         if size <= len(self._chunk) - self._start:
             return self._next(size)
-        parts: list[memoryview] = []  # so that no byte is copied twice
+        pieces = Pieces()
         while size and self._fill(size):
-            part = memoryview(self._chunk)[self._start : self._start + size]
-            self._skip(len(part))
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+            rest = len(self._chunk) - self._start
+            whole = not self._start and rest <= size
+            # A view of a piece, so that no byte is copied twice.
+            piece = self._chunk if whole else memoryview(self._chunk)[self._start :][:size]
+            self._skip(len(piece))
+            pieces.add(piece)
+            size -= len(piece)
+        return pieces.join()
 
     def _read_line(self, size: int) -> bytes:
-        parts: list[bytes] = []
+        pieces = Pieces()
         while size and self._fill(1):
             end = self._chunk.find(b"\n", self._start, self._start + size) + 1
-            part = self._next(end - self._start if end else size)
-            parts.append(part)
+            piece = self._next(end - self._start if end else size)
+            pieces.add(piece)
             if end:
                 break
-            size -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            size -= len(piece)
+        return pieces.join()
 
     def _next(self, size: int) -> bytes:
         """Give what is left of a chunk, up to *size*, none at the end; do not copy a whole one."""

@@ -30,9 +30,9 @@ async def run_thread_consumer(
     """Run ``fn(file, *args)`` in a worker thread, *file* reading from *channel*.
 
     *file* is a binary file, open for reading, that cannot seek. It works under io.BufferedReader,
-    io.TextIOWrapper, gzip, csv and tarfile with ``r|*``. What has to seek, like zipfile, gets
-    io.UnsupportedOperation: copy it with ``shutil.copyfileobj()`` into a
-    ``tempfile.SpooledTemporaryFile`` first. ``read(n)`` waits until there are *n* bytes or the
+    io.TextIOWrapper, gzip, csv and tarfile with ``r|*``. For what has to seek copy it with
+    ``shutil.copyfileobj()`` into a ``tempfile.SpooledTemporaryFile`` first: seeking is
+    io.UnsupportedOperation, which zipfile reports as a file that is no zip file. ``read(n)`` waits until there are *n* bytes or the
     channel has ended; ``read1()``, ``readinto()`` and ``readline()`` wait for no more than they
     must. Of the channel at most 1 MiB and two chunks are held, so it goes as fast as *fn* reads,
     and it is not touched before *fn* reads for the first time. Reads of 256 KiB are the fastest.
@@ -45,8 +45,8 @@ async def run_thread_consumer(
     later ones. It is no ``Exception``, so ``except Exception`` in *fn* does not hold it up;
     ``finally`` blocks run in the thread, which gets *thread_grace* seconds to end. What *fn* then
     returns is dropped. A thread that does not end is abandoned, with a warning in the log. It
-    keeps one of the 100 places of such threads until it ends; later reads still raise, and an
-    error that it raises later is logged. Code that reads seldom can look for the cancellation with
+    keeps its place until it ends; later reads still raise, and an error that it raises later is
+    logged. There are 100 places for threads that work for streams; who finds none waits for one. Code that reads seldom can look for the cancellation with
     :func:`trio.from_thread.check_cancelled`.
 
     *fn* may call :func:`trio.from_thread.run`. It runs that in a system task, which is not
