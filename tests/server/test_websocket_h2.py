@@ -120,3 +120,37 @@ async def test_error_of_the_application_is_1011() -> None:
         stream_id = await connect(client)
         await client.read_head(stream_id)
         assert (await read_to_close(client, stream_id)).code == 1011
+
+
+@pytest.mark.parametrize("torn", [False, True])
+async def test_a_send_that_is_cancelled_resets_the_stream_only_if_a_frame_is_torn(
+    torn: bool,
+) -> None:
+    async def talk(scope: Any, receive: Receive, send: Send) -> None:
+        await send(ACCEPT)
+        if not torn:
+            await send({"type": "websocket.send", "bytes": bytes(996)})  # and 4 of its frame
+        with trio.move_on_after(0.02) as cancel_scope:
+            await send({"type": "websocket.send", "bytes": bytes(2000)})
+        assert cancel_scope.cancelled_caught
+        cancelled.set()
+        await send({"type": "websocket.close", "code": 4000})
+
+    cancelled = trio.Event()
+    app = Talk(talk)
+    async with open_guarded(app) as port, open_h2(port, window=1000, credit=False) as client:
+        stream_id = await connect(client)
+        await client.read_head(stream_id)
+        await cancelled.wait()
+        if not torn:
+            await client.grant(stream_id, 10_000)
+        data, reset = b"", False
+        with trio.fail_after(IN_TIME):
+            while not reset and WSAnswer.of(data).code is None:
+                event = await client.next_event(stream_id)
+                data += getattr(event, "data", b"")
+                reset = isinstance(event, h2.events.StreamReset)
+    assert reset is torn
+    assert [len(payload) for payload in WSAnswer.of(data).payloads(Op.BINARY)] == (
+        [] if torn else [996]
+    )

@@ -111,13 +111,13 @@ class HTTP1:
         """Answer 503 if there is no answer yet, and cut what is under way."""
         if self._exchange is None:
             return
-        if isinstance(self._exchange, WebSocketExchange):
-            self._connection.output.write_soon(self._exchange.last_words())
-        elif self._response.possible:
+        if self._response.possible:
             self._response.refuse(503)
             self._exchange.closed = True  # it is not to reset this when it is cancelled
             self._exchange = None
             self._stop(linger=False)
+        elif isinstance(self._exchange, WebSocketExchange):
+            self._connection.output.write_soon(self._exchange.last_words())
         else:
             self._connection.cancel()
 

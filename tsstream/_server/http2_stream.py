@@ -98,6 +98,7 @@ class Stream:
         self._credited = trio.lowlevel.ParkingLot()
         self._owed = 0  # bytes of window to give back to the client
         self._unsent: int | None = None  # bytes that the Content-Length still promises
+        self._written = 0  # bytes of DATA
         self._trailers: list[Field] = []
 
     def attach(
@@ -232,9 +233,15 @@ class Stream:
                 self.cut()
                 raise ValueError("the body is longer than its Content-Length")
             self._unsent -= len(rest)
-        while rest:
-            await self._wait_window()
-            rest = rest[await self._send_some(rest) :]
+        end = self._written + len(rest)
+        try:
+            while rest:
+                await self._wait_window()
+                rest = rest[await self._send_some(rest) :]
+        except trio.Cancelled:
+            if end - len(event.data) < self._written < end:
+                self.cut()  # what follows would be taken for the rest of this
+            raise
         if not event.data:
             await self._flush()
 
@@ -249,6 +256,7 @@ class Stream:
             length = self._h2.max_outbound_frame_size
             frames = [data[at : min(at + length, size)] for at in range(0, size, length)]
             if size == len(data) and self._ending and not self._connection.output.backlog:
+                self._written += size
                 for frame in frames:
                     self._h2.send_data(self.id, frame)
             else:
@@ -260,6 +268,7 @@ class Stream:
     async def _write(self, frames: list[memoryview]) -> None:
         pieces: list[bytes | memoryview] = [self._h2.data_to_send()]
         for frame in frames:
+            self._written += len(frame)
             pieces += (self._h2.count_data(self.id, len(frame)), frame)
         await self._connection.output.write(*pieces)
 

@@ -113,6 +113,9 @@ class WebSocketExchange(Handshake):
     async def _send_wsproto_event(self, event: Frame) -> None:
         """Send a frame whole, before any other; not a control frame that has become pointless.
 
+        Who is cancelled while the client is behind has sent nothing, or all of one message. On
+        HTTP/2, which sends as the window allows, a frame that was torn resets the stream.
+
         Raises:
           ClientGone: a Close has been sent or has come, or the client is lost.
         """
@@ -121,16 +124,12 @@ class WebSocketExchange(Handshake):
         except trio.WouldBlock:
             await self._order.acquire()
         try:
+            if self.handshake.http_version != "2" and self._carrier.output.backlog:
+                await self._carrier.output.wait_sent()
             await self.send(Data(self.stream_id, self.connection.send(event)))
         except LocalProtocolError:
             if isinstance(event, Message):
                 raise ClientGone("the WebSocket has been closed") from None
-        except trio.Cancelled:
-            # HTTP/2 sends as the window allows; HTTP/1 has torn nothing, but a client that is
-            # behind is not to be given more and more.
-            if self.handshake.http_version == "2" or self._carrier.output.backlog:
-                self.cancelled()
-            raise
         finally:
             self._order.release()
 

@@ -32,10 +32,11 @@ async def run_thread_consumer(
     *file* is a binary file, open for reading, that cannot seek. It works under io.BufferedReader,
     io.TextIOWrapper, gzip, csv and tarfile with ``r|*``. For what has to seek copy it with
     ``shutil.copyfileobj()`` into a ``tempfile.SpooledTemporaryFile`` first: seeking is
-    io.UnsupportedOperation, which zipfile reports as a file that is no zip file. ``read(n)`` waits until there are *n* bytes or the
-    channel has ended; ``read1()``, ``readinto()`` and ``readline()`` wait for no more than they
-    must. Of the channel at most 1 MiB and two chunks are held, so it goes as fast as *fn* reads,
-    and it is not touched before *fn* reads for the first time. Reads of 256 KiB are the fastest.
+    io.UnsupportedOperation, which zipfile reports as a file that is no zip file. ``read(n)`` waits
+    until there are *n* bytes or the channel has ended; ``read1()``, ``readinto()`` and
+    ``readline()`` wait for no more than they must. Of the channel at most 1 MiB and two chunks are
+    held, so it goes as fast as *fn* reads, and it is not touched before *fn* reads for the first
+    time. Reads of 256 KiB are the fastest.
 
     An error of the channel is raised by the read that comes to it, and by all later ones: the end
     of the file is always that of the channel. Once *fn* has ended, or has closed *file*, the
@@ -44,10 +45,10 @@ async def run_thread_consumer(
     Cancelling the caller makes the read in the thread raise ``trio.Cancelled`` at once, and all
     later ones. It is no ``Exception``, so ``except Exception`` in *fn* does not hold it up;
     ``finally`` blocks run in the thread, which gets *thread_grace* seconds to end. What *fn* then
-    returns is dropped. A thread that does not end is abandoned, with a warning in the log. It
-    keeps its place until it ends; later reads still raise, and an error that it raises later is
-    logged. There are 100 places for threads that work for streams; who finds none waits for one. Code that reads seldom can look for the cancellation with
-    :func:`trio.from_thread.check_cancelled`.
+    returns is dropped. A thread that does not end is abandoned, with a warning in the log. It keeps
+    its place until it ends; later reads still raise, and an error that it raises later is logged.
+    There are 100 places for threads that work for streams; who finds none waits for one. Code that
+    reads seldom can look for the cancellation with :func:`trio.from_thread.check_cancelled`.
 
     *fn* may call :func:`trio.from_thread.run`. It runs that in a system task, which is not
     cancelled with the caller, so give it no wait without an end.
