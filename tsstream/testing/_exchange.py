@@ -38,7 +38,7 @@ class Exchange:
         self._start: Start | None = None
         self._head_or_end = trio.Event()
         self._complete = False
-        self._interrupted = False
+        self._send_cancelled = False
         self._chunks_in, self._chunks_out = trio.open_memory_channel[bytes](0)
 
     # The application's side
@@ -46,7 +46,7 @@ class Exchange:
     def start(self, nursery: trio.Nursery) -> None:
         """Start the application, and the upload if there is one."""
         nursery.start_soon(
-            self._call.run, self._receive, self._send, self._app_returned, name=self._name
+            self._call.run, self._receive, self._send, self._app_ended, name=self._name
         )
         if self._upload.streamed:
             nursery.start_soon(self._upload.run, name=f"{self._name} (upload)")
@@ -77,7 +77,7 @@ class Exchange:
 
     def _checked(self, message: Message) -> Start | Data:
         try:
-            if self._interrupted and not self._over:
+            if self._send_cancelled and not self._over:
                 raise AssertionError(
                     "send() after a send() that was cancelled: a server may have sent half of "
                     "that chunk, so return or raise instead, which cuts the response"
@@ -93,7 +93,7 @@ class Exchange:
         except trio.BrokenResourceError:  # the client has left
             await trio.lowlevel.checkpoint()
         except trio.Cancelled:
-            self._interrupted = True
+            self._send_cancelled = True
             raise
 
     @property
@@ -106,7 +106,7 @@ class Exchange:
         self._chunks_in.close()
         self._upload.stop()
 
-    def _app_returned(self) -> None:
+    def _app_ended(self) -> None:
         self._head_or_end.set()
         self._chunks_in.close()
         self._upload.stop()

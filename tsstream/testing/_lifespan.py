@@ -49,6 +49,8 @@ class Lifespan:
     def __init__(self, app: ASGIApp) -> None:
         self.state: dict[str, Any] = {}
         self._app = app
+        self._running = trio.CancelScope()
+        self._violation: AssertionError | None = None
         self._phase = Phase.STARTING
         self._events = [STARTUP]  # what receive() gives next
         self._failure: str | None = None  # what a ".failed" message said
@@ -71,7 +73,10 @@ class Lifespan:
         }
         await trio.lowlevel.checkpoint()  # the application may return or raise without one
         try:
-            await self._app(scope, self._receive, self._send)
+            with self._running:
+                await self._app(scope, self._receive, self._send)
+            if self._violation is not None:
+                raise self._violation
         except Exception as error:
             if self._phase is Phase.STARTING:
                 logger.info("no lifespan: the application raised on its scope", exc_info=True)
@@ -133,10 +138,12 @@ class Lifespan:
     async def _send(self, message: Message) -> None:
         kind = message["type"]
         if (self._phase, kind) not in TABLE:
-            raise AssertionError(
+            self._violation = AssertionError(
                 f"send() of {kind!r} on the lifespan scope while {self._phase.name}: "
                 f"answer {STARTUP!r} and {SHUTDOWN!r} each once, with '.complete' or '.failed'"
             )
+            self._running.cancel()  # it may catch the error, and then wait for what never comes
+            raise self._violation
         if kind.endswith(".failed"):
             self._failure = message.get("message", "") or "it gave no message"
         self._enter(TABLE[self._phase, kind])

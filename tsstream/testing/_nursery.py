@@ -14,10 +14,19 @@ async def open_plain_nursery() -> AsyncIterator[trio.Nursery]:
 
     Unlike :func:`tsstream._util.unwrapping` it leaves a group alone that the application or the
     test raised itself.
+
+    Raises:
+      RuntimeError: somebody in it raised a Cancelled that was none of his. A nursery takes it for
+        its own, so it would cancel the rest of the block, and the test would pass.
     """
     try:
         async with trio.open_nursery() as nursery:
             yield nursery
+        if nursery.cancel_scope.cancelled_caught:  # we cancel it nowhere
+            raise RuntimeError(
+                "cancelled outside any scope of this block: a Cancelled was kept and raised again, "
+                "by the application's lifespan, by the content of a request or by the test"
+            )
     except BaseExceptionGroup as group:
         error, *others = group.exceptions
         if others:

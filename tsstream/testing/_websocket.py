@@ -47,7 +47,8 @@ class ClientWebSocket:
     async def send(self, message: str | bytes) -> None:
         """Send a text or binary message and wait until the application has received it.
 
-        Cancelled, it was not received.
+        Cancelled, it was not received. An :class:`tsstream.App` receives one message ahead of
+        its handler.
 
         Raises:
           WebSocketClosed: the application has closed the WebSocket.

@@ -37,7 +37,7 @@ class WebSocketExchange:
         self._accept: Accept | None = None
         self._rejection: ClientResponse | None = None
         self._end: Close | None = None  # by whoever was the first
-        self._interrupted = False
+        self._send_cancelled = False
         self._to_app, self._from_client = trio.open_memory_channel[str | bytes](0)
         self._to_client, self._from_app = trio.open_memory_channel[str | bytes](0)
 
@@ -46,7 +46,7 @@ class WebSocketExchange:
     def start(self, nursery: trio.Nursery) -> None:
         """Start the application."""
         nursery.start_soon(
-            self._call.run, self._receive, self._send, self._app_returned, name=self._name
+            self._call.run, self._receive, self._send, self._app_ended, name=self._name
         )
 
     async def _receive(self) -> Message:
@@ -66,7 +66,7 @@ class WebSocketExchange:
     async def _send(self, message: Message) -> None:
         try:
             event = self._transcript.add(message)
-            if self._interrupted and isinstance(event, str | bytes) and self._end is None:
+            if self._send_cancelled and isinstance(event, str | bytes) and self._end is None:
                 raise AssertionError(
                     "send() of a message after a send() that was cancelled: a server may have "
                     "sent half of that one, so close the WebSocket, raise or return instead"
@@ -93,7 +93,7 @@ class WebSocketExchange:
         except (trio.BrokenResourceError, trio.ClosedResourceError):  # it is closed, by whomever
             await trio.lowlevel.checkpoint()
         except trio.Cancelled:
-            self._interrupted = True
+            self._send_cancelled = True
             raise
 
     def _finish(self, end: Close) -> None:
@@ -102,8 +102,8 @@ class WebSocketExchange:
         self._to_client.close()
         self._from_client.close()
 
-    def _app_returned(self) -> None:
-        if self._end is None and self._call.problem is None and self._call.raises_errors:
+    def _app_ended(self) -> None:
+        if self._end is None and self._call.returned and self._call.raises_errors:
             self._call.note_violation(self._unfinished())
         self._finish(Close(INTERNAL_ERROR, ""))
         self._decided.set()

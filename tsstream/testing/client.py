@@ -42,8 +42,10 @@ async def open_client(
       root_path: where the application is mounted; requests give the whole path.
 
     Raises:
-      RuntimeError: the application's startup or shutdown failed, and it raised nothing itself.
-      AssertionError: the application broke the ASGI specification.
+      RuntimeError: the application's startup or shutdown failed, and it raised nothing itself;
+        or it, or the block, raised a Cancelled that belonged to no scope any more.
+      AssertionError: the application broke the ASGI specification. It is cancelled then, and the
+        error comes out of the client even if it has caught it.
     """
     lifespan = Lifespan(app)
     async with open_plain_nursery() as nursery:
