@@ -44,7 +44,7 @@ async def test_a_slow_handler_stops_its_client_and_memory_stays_flat() -> None:
             await pump.wait_stuck()
             stats = await read_stats(server.port)
             assert 0 < pump.sent - (stats["bytes_taken"] - taken) <= AHEAD
-            assert stats["peak_buffered"] <= 64 * KIB
+            assert stats["peak_buffered"] <= 512 * KIB
             assert server.read_memory("VmHWM") - memory <= GROWTH
             raw.abort()
         await wait_streams(server.port, 0, within=PROMPT)
