@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import (
-    AbstractAsyncContextManager,
-    aclosing,
-    asynccontextmanager,
-    contextmanager,
-)
+import errno
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import unquote
 
 import httpcore2
 import trio
@@ -30,42 +28,32 @@ NETWORK_ERRORS = (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.Tim
 
 
 class PulledChannel(trio.abc.ReceiveChannel[bytes]):
-    """A channel of what *pull* gives, up to the first empty chunk; it closes nothing."""
+    """A channel of what *pull* gives, up to the first empty chunk; it closes nothing.
+
+    Attributes:
+      error: what *pull* has raised.
+    """
 
     def __init__(self, pull: Callable[[], Awaitable[bytes]]) -> None:
         self._pull = pull
-
-    async def receive(self) -> bytes:
-        """Give the next chunk."""
-        if chunk := await self._pull():
-            return chunk
-        raise trio.EndOfChannel
-
-    async def aclose(self) -> None:
-        """Do nothing: whoever has opened what is pulled from closes it."""
-        await trio.lowlevel.checkpoint()
-
-
-class WatchedChannel(trio.abc.ReceiveChannel[bytes]):
-    """Another channel, and what went wrong with it."""
-
-    def __init__(self, channel: Chunks) -> None:
-        self._channel = channel
         self.error: Exception | None = None
 
     async def receive(self) -> bytes:
         """Give the next chunk."""
         try:
-            return await self._channel.receive()
+            chunk = await self._pull()
         except trio.EndOfChannel:
             raise
         except Exception as error:
             self.error = error
             raise
+        if not chunk:
+            raise trio.EndOfChannel
+        return chunk
 
     async def aclose(self) -> None:
-        """Close it."""
-        await self._channel.aclose()
+        """Do nothing: whoever has opened what is pulled from closes it."""
+        await trio.lowlevel.checkpoint()
 
 
 # [upstream]
@@ -75,25 +63,43 @@ async def open_upstream(
 ) -> AsyncIterator[Chunks]:
     """Get an object from the target, at the pace at which it is read."""
     fields = [("accept-encoding", "identity"), *headers.items()]
-    with network_errors():
-        async with pool.stream("GET", url, headers=fields, extensions=TIMEOUTS) as response:
-            if response.status >= 400:
-                raise HTTPError(response.status, "Target request failed")
-            async with aclosing(response.aiter_stream()) as chunks:
-
-                async def pull() -> bytes:
-                    with network_errors():  # here too: the transform sees what its reads raise
-                        return await anext(chunks, b"")
-
-                yield PulledChannel(pull)
+    async with pool.stream("GET", url, headers=fields, extensions=TIMEOUTS) as response:
+        if 400 <= response.status <= 599:
+            raise HTTPError(response.status, "Target request failed")
+        if response.status != 200:  # empty, or a part, or about something else: not the object
+            raise HTTPError(502, f"Target answered {response.status}")
+        async with aclosing(response.aiter_stream()) as chunks:
+            yield PulledChannel(lambda: anext(chunks, b""))
 
 
-# [local]
 @asynccontextmanager
 async def open_local(path: Path) -> AsyncIterator[Chunks]:
     """Read an object from a disk of this machine."""
     async with await trio.open_file(path, "rb") as file:
         yield PulledChannel(partial(file.read, CHUNK_SIZE))
+
+
+# [fqn]
+def find_local(fqn: str, roots: Iterable[Path]) -> Path:
+    """Give the path of a local object. Blocks.
+
+    The target percent-encodes it once more than a query needs.
+
+    Raises:
+      HTTPError: 403, with all links followed, it is not below one of the roots.
+      FileNotFoundError: there is no such file. A directory is none, and a pipe, which would not
+        be open before somebody writes, is none either.
+    """
+    try:
+        path = Path(os.path.normpath("/" + unquote(fqn).lstrip("/"))).resolve()
+        allowed = any(path.is_relative_to(root.resolve()) for root in roots)
+    except (OSError, RuntimeError, ValueError):
+        allowed = False  # a circle of links, or a NUL
+    if not allowed:
+        raise HTTPError(403, f"{fqn!r} is not below one of the ETL_FQN_ROOTS")
+    if not os.path.isfile(path):  # that of a Path raises for a name too long
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return path
 
 
 # [bytes]
@@ -104,17 +110,3 @@ def channel_of(data: bytes) -> Chunks:
         if data:
             send_channel.send_nowait(data)
     return receive_channel
-
-
-async def read_whole(channel: Chunks) -> bytes:
-    """Receive all that there is."""
-    return b"".join([chunk async for chunk in channel])
-
-
-@contextmanager
-def network_errors() -> Iterator[None]:
-    """Answer 502 if the target cannot be reached, or leaves in the middle of an object."""
-    try:
-        yield
-    except NETWORK_ERRORS as error:
-        raise HTTPError(502, f"Network error: {str(error) or type(error).__name__}") from error

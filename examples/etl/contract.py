@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from urllib.parse import quote, unquote_to_bytes, urlencode, urlsplit
+
+from tsstream import HTTPError
 
 NODE_URL = "ais-node-url"  # of a request: where the result goes, stage by stage
 PUT_LENGTH = "ais-direct-put-length"  # of a 204: the bytes that arrived there
@@ -22,17 +25,29 @@ def parse_pipeline(value: str | None) -> tuple[str, str]:
     """Give the first URL of an ``Ais-Node-Url`` and the list of the others; ``""`` for none.
 
     Raises:
-      ValueError: an entry is empty, or the first one is no URL.
+      HTTPError: 400, an entry is empty, or is not the URL of a node.
     """
     urls = [url.strip() for url in (value or "").split(",")]
     if urls == [""]:
         return "", ""
     if not all(urls):
-        raise ValueError("Invalid pipeline: there is an empty entry")
-    first = urlsplit(urls[0])
-    if first.scheme not in ("http", "https") or not first.hostname or first.port == 0:
-        raise ValueError(f"Invalid pipeline: {urls[0]!r} is not the URL of a node")
+        raise HTTPError(400, "Invalid pipeline: there is an empty entry")
+    for url in urls:
+        if not names_node(url):
+            raise HTTPError(400, f"Invalid pipeline: {url!r} is not the URL of a node")
     return urls[0], ",".join(urls[1:])
+
+
+def names_node(url: str) -> bool:
+    """Say whether that is a URL that requests can be sent to."""
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError:  # a UnicodeError is one
+        return False
+    # Without blanks and the like: it will be in the head of a request.
+    is_plain = re.fullmatch("[!-~]+", url) is not None
+    return is_plain and parts.scheme in ("http", "https") and host != b"" and port != 0
 
 
 def put_url(node_url: str, target_url: str, path: str, etl_args: str) -> str:
@@ -57,16 +72,12 @@ def put_url(node_url: str, target_url: str, path: str, etl_args: str) -> str:
     return node._replace(path=put_path, query=query, fragment="").geturl()
 
 
-def delivered_length(status_code: int, headers: Mapping[str, str], sent: int) -> str | None:
-    """Give the number of bytes that have arrived, or None for a reply that is to be passed on.
+def says_delivered(status_code: int, headers: Mapping[str, str]) -> bool:
+    """Say whether a reply means that the object has arrived; any other is to be passed on.
 
     Only an empty 200 that says that it is empty is a target's. A stage may stream an empty object.
     """
-    if status_code == 204:
-        return headers.get(PUT_LENGTH, str(sent))
-    if status_code == 200 and headers.get("content-length") == "0":
-        return str(sent)
-    return None
+    return status_code == 204 or (status_code == 200 and headers.get("content-length") == "0")
 
 
 def retry_delay(failures: int) -> float:

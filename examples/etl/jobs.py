@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from io import BufferedIOBase
 from typing import IO, cast
@@ -16,7 +16,7 @@ import trio
 
 from tsstream import HTTPError, merge, run_thread_consumer
 
-from .channels import Chunks, Source, WatchedChannel, channel_of, open_local, read_whole
+from .channels import NETWORK_ERRORS, Chunks, PulledChannel, Source, find_local, open_local
 from .contract import parse_pipeline
 from .settings import Settings
 
@@ -53,11 +53,13 @@ class Engine:
     Attributes:
       run: gives the result of a job; called in a worker thread, with the object as a file.
       streaming: it gives many pieces, of which each is sent when it is made.
+      media_type: of what it gives.
       limiter: the places for transforms that run.
     """
 
     run: Callable[[Job, BufferedIOBase], Iterator[bytes]]
     streaming: bool
+    media_type: str
     settings: Settings
     pool: httpcore2.AsyncConnectionPool
     ssl_context: ssl.SSLContext
@@ -67,65 +69,62 @@ class Engine:
         """Find out where the object of a job is, if it is a local one, and where its result goes.
 
         Raises:
-          HTTPError: 400, *nodes* is no pipeline; 403, *fqn* is not where local objects are.
+          HTTPError: 400, *nodes* is no pipeline; 403, *fqn* is not where local objects are; 404,
+            it is no file.
         """
-        try:
-            node_url, pipeline = parse_pipeline(nodes)
-            job = attrs.evolve(job, node_url=node_url, pipeline=pipeline)
-            if not fqn:
-                return job
-            path = await trio.to_thread.run_sync(self.settings.local_path, fqn)
-        except ValueError as error:
-            raise HTTPError(400, str(error)) from None
-        except PermissionError as error:
-            raise HTTPError(403, str(error)) from None
-        if self.settings.direct_fqn and not self.streaming:
-            source: Source = partial(channel_of, b"")
-            return attrs.evolve(job, source=source, replayable=True, direct_path=str(path))
-        return attrs.evolve(job, source=partial(open_local, path), replayable=True)
-
-    @asynccontextmanager
-    async def open_content(self, job: Job) -> AsyncIterator[bytes | Chunks]:
-        """Yield the result of a job: as a channel if it is streamed, else whole."""
-        async with self._open_output(job) as output:
-            if self.streaming:
-                yield output
-                return
-            data = await read_whole(output)
-        yield data
+        node_url, pipeline = parse_pipeline(nodes)
+        job = attrs.evolve(job, node_url=node_url, pipeline=pipeline)
+        if not fqn:
+            return job
+        with status_errors(job.path):
+            path = await trio.to_thread.run_sync(find_local, fqn, self.settings.fqn_roots)
+        direct_path = str(path) if self.settings.direct_fqn and not self.streaming else ""
+        source = partial(open_local, path)
+        return attrs.evolve(job, source=source, replayable=True, direct_path=direct_path)
 
     # [output]
     @asynccontextmanager
-    async def _open_output(self, job: Job) -> AsyncIterator[Chunks]:
-        with ExitStack() as slot:
-            await self.limiter.acquire_on_behalf_of(slot)
-            slot.callback(self.limiter.release_on_behalf_of, slot)
-            async with job.source() as chunks:
-                async with merge(partial(self._produce, job, chunks, slot)) as output:
-                    yield output
+    async def open_content(self, job: Job) -> AsyncIterator[bytes | Chunks]:
+        """Yield the result of a job: as a channel if it is streamed, else whole."""
+        async with AsyncExitStack() as stack:
+            place = stack.enter_context(ExitStack())
+            await self.limiter.acquire_on_behalf_of(place)
+            place.callback(self.limiter.release_on_behalf_of, place)
+            with status_errors(job.path):
+                chunks = await stack.enter_async_context(job.source())
+            transform = partial(self._transform, job, PulledChannel(chunks.receive), place)
+            output = await stack.enter_async_context(merge(transform))
+            if self.streaming:
+                yield output
+                return
+            data = b"".join([chunk async for chunk in output])
+        yield data
 
-    async def _produce(
-        self, job: Job, chunks: Chunks, slot: ExitStack, send_channel: trio.abc.SendChannel[bytes]
+    async def _transform(
+        self,
+        job: Job,
+        chunks: PulledChannel,
+        place: ExitStack,
+        send_channel: trio.abc.SendChannel[bytes],
     ) -> None:
         async def hand_over(chunk: bytes) -> None:
             await send_channel.send(chunk)
             if job.node_url:
                 # The next stage may wait for a place of its own, even one of this server's: so
                 # nobody keeps a place while he waits for what comes after him.
-                slot.close()
+                place.close()
 
-        watched = WatchedChannel(chunks)
         with status_errors(job.path):
             await run_thread_consumer(
                 run_transform,
-                watched,
+                chunks,
                 partial(self.run, job),
                 hand_over,
                 thread_grace=THREAD_GRACE,
                 max_read=self.settings.max_buffered,
             )
-            if watched.error is not None:
-                raise watched.error  # and the transform has made do with half of the object
+            if chunks.error is not None:
+                raise chunks.error  # and the transform has made do with half of the object
 
 
 # [thread]
@@ -150,24 +149,16 @@ def run_transform(
 # [errors]
 @contextmanager
 def status_errors(path: str) -> Iterator[None]:
-    """Give what a transform raises the status that the caller is told."""
+    """Give what a transform or its source raises the status that the caller is told."""
     try:
         yield
     except (HTTPError, trio.BrokenResourceError):
-        raise  # the status of an error of the source; or the caller has gone
+        raise  # it has a status; or the caller has gone
+    except NETWORK_ERRORS as error:
+        raise HTTPError(502, f"Network error: {str(error) or type(error).__name__}") from error
     except FileNotFoundError as error:
         where = os.fspath(error.filename or path)
         detail = f"Error processing object {path!r}: file not found at {where!r}."
         raise HTTPError(404, detail) from error
     except Exception as error:
         raise HTTPError(500, f"Processing error: {error}") from error
-
-
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Answer 504 for an object that takes longer."""
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError:
-        raise HTTPError(504, f"The object has taken more than {seconds:g} s.") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from urllib.parse import SplitResult, urlsplit
 
@@ -21,7 +21,7 @@ from tsstream import Headers, merge
 
 from .channels import Chunks, PulledChannel, channel_of
 
-CONNECT_TIMEOUT = 10.0  # seconds: for TCP, and again for TLS
+CONNECT_TIMEOUT = 10.0  # seconds: for TCP and TLS
 RECEIVE_SIZE = 64 * 1024  # bytes
 
 
@@ -71,8 +71,7 @@ async def open_put(
         exchange = _Exchange(stream)
         fields = {"host": parts.netloc.rpartition("@")[2], **headers, **framing}
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        with network_errors():
-            await exchange.send(h11.Request(method="PUT", target=target, headers=[*fields.items()]))
+        await exchange.send(h11.Request(method="PUT", target=target, headers=[*fields.items()]))
         async with merge(partial(exchange.upload, content)) as uploaded:
             response = await exchange.read_head()
             yield Reply(
@@ -95,23 +94,20 @@ class _Exchange:
     ) -> None:
         sent = 0
         async for chunk in channel_of(content) if isinstance(content, bytes) else content:
-            if not await self._try_to_send(h11.Data(chunk)):
+            if not await self.send(h11.Data(chunk)):
                 return
             sent += len(chunk)
-        if await self._try_to_send(h11.EndOfMessage()):
+        if await self.send(h11.EndOfMessage()):
             await send_channel.send(sent)
 
-    async def _try_to_send(self, event: h11.Event) -> bool:
+    async def send(self, event: h11.Event) -> bool:
+        data = self._http.send(event)
         try:
-            await self.send(event)
+            if data:
+                await self._stream.send_all(data)
         except trio.BrokenResourceError:
             return False  # the reply says why, if there is one
         return True
-
-    async def send(self, event: h11.Event) -> None:
-        data = self._http.send(event)
-        if data:
-            await self._stream.send_all(data)
 
     async def read_head(self) -> h11.Response:
         while True:
@@ -125,11 +121,12 @@ class _Exchange:
 
     async def _next_event(self) -> object:
         with network_errors():
-            while True:
-                event = self._http.next_event()
-                if isinstance(event, h11.Event) or event is h11.PAUSED:
-                    return event
-                self._http.receive_data(bytes(await self._stream.receive_some(RECEIVE_SIZE)))
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                data = bytes(await self._stream.receive_some(RECEIVE_SIZE))
+                if not data and self._http.their_state is h11.SEND_RESPONSE:
+                    raise TransientError("the node has closed the connection without an answer")
+                self._http.receive_data(data)
+            return event
 
 
 @asynccontextmanager
@@ -138,15 +135,15 @@ async def _open_stream(
 ) -> AsyncIterator[trio.abc.Stream]:
     secure = url.scheme == "https"
     host, port = url.hostname or "", url.port or (443 if secure else 80)
-    with network_errors(), trio.fail_after(CONNECT_TIMEOUT):
-        plain = await trio.open_tcp_stream(host, port)
-    async with plain:
-        if not secure:
-            yield plain
-            return
-        stream = trio.SSLStream(plain, ssl_context, server_hostname=host, https_compatible=True)
+    async with AsyncExitStack() as stack:
+        stream: trio.abc.Stream
         with network_errors(), trio.fail_after(CONNECT_TIMEOUT):
-            await stream.do_handshake()
+            stream = await stack.enter_async_context(await trio.open_tcp_stream(host, port))
+            if secure:
+                stream = trio.SSLStream(
+                    stream, ssl_context, server_hostname=host, https_compatible=True
+                )
+                await stream.do_handshake()
         yield stream
 
 

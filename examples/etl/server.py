@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from io import BufferedIOBase
-from typing import NoReturn
 
 import httpcore2
 import trio
@@ -15,10 +14,9 @@ import trio
 from tsstream import App, HTTPError, Request, Response
 
 from .channels import Source, open_upstream
-from .contract import NODE_URL, PUT_LENGTH, source_url
-from .delivery import Delivered, open_delivery
-from .jobs import Engine, Job, deadline
-from .put import Reply
+from .contract import NODE_URL, source_url
+from .delivery import open_answer
+from .jobs import Engine, Job
 from .settings import Settings
 from .websocket import serve_objects
 
@@ -44,10 +42,10 @@ class ETLServer:
             raise TypeError(f"{kind.__name__} has neither transform() nor transform_stream()")
         self.settings = Settings.from_env()
         self.app: App[Engine] = App(lifespan=self._lifespan)
-        self.app.get("/health")(health)
-        self.app.route("/health", methods=["DELETE", "PATCH", "POST", "PUT"])(refuse)
+        self.app.route("/health", methods=["DELETE", "GET", "PATCH", "POST", "PUT"])(health)
         self.app.websocket("/ws")(serve_objects)
-        self.app.route("/{path:path}", methods=["GET", "PUT"])(self._answer)
+        for path in ("/", "/{path:path}"):
+            self.app.route(path, methods=["GET", "PUT"])(self._answer)
         hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
@@ -76,6 +74,7 @@ class ETLServer:
             yield Engine(
                 run=self._run,
                 streaming=self._streaming,
+                media_type=self.get_mime_type(),
                 settings=settings,
                 pool=pool,
                 ssl_context=ssl_context,
@@ -94,15 +93,10 @@ class ETLServer:
         engine = request.state
         job = await self._job(request)
         if request.method == "HEAD":
-            yield Response([], media_type=self.get_mime_type())
-        elif job.node_url:
-            with deadline(self.settings.object_timeout):
-                async with open_delivery(engine, job) as answer:
-                    yield to_response(answer)
+            yield Response([], media_type=engine.media_type)
         else:
-            with deadline(self.settings.object_timeout):
-                async with engine.open_content(job) as content:
-                    yield Response(content, media_type=self.get_mime_type())
+            async with open_answer(engine, job) as response:
+                yield response
 
     # [job]
     async def _job(self, request: Request[Engine]) -> Job:
@@ -122,17 +116,7 @@ class ETLServer:
         return await request.state.complete(job, fqn=fqn, nodes=request.headers.get(NODE_URL))
 
 
-def to_response(answer: Delivered | Reply) -> Response:
-    if isinstance(answer, Delivered):
-        return Response(b"", 204, {PUT_LENGTH: answer.length})
-    names = {"content-length", "content-type"} & answer.headers.keys()
-    headers = {name: answer.headers[name] for name in sorted(names)}
-    return Response(answer.body, answer.status_code, headers)
-
-
 async def health(request: Request) -> bytes:
+    if request.method not in ("GET", "HEAD"):
+        raise HTTPError(405, headers={"allow": "GET, HEAD"})
     return b"Running"
-
-
-async def refuse(request: Request) -> NoReturn:
-    raise HTTPError(405, headers={"allow": "GET, HEAD"})

@@ -2,56 +2,65 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import attrs
 
-
-def _switch(value: str | bool) -> bool:
-    return str(value).strip().lower() in ("1", "true", "yes", "on")
+from .contract import names_node
 
 
-def _paths(value: str) -> tuple[Path, ...]:
-    return tuple(Path(part) for part in re.split("[:,]", value) if part)
+def _switch(text: str) -> bool:
+    return text.strip().lower() in ("1", "true", "yes", "on")
 
 
-def _at_least(least: float, kind: Callable[[str], float]) -> Callable[[Any], Any]:
-    def convert(value: str) -> float:
-        number = kind(value)
+def _node(text: str) -> str:
+    url = text.rstrip("/")
+    if not names_node(url):
+        raise ValueError(f"{text!r} is not the URL of a node")
+    return url
+
+
+def _file(text: str) -> str:
+    if not Path(text).is_file():
+        raise ValueError(f"there is no file {text!r}")
+    return text
+
+
+def _paths(text: str) -> tuple[Path, ...]:
+    return tuple(Path(part) for part in re.split("[:,]", text) if part)
+
+
+def _at_least(least: float, kind: Callable[[str], float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        number = kind(text)
         if not number >= least:
-            raise ValueError(f"at least {least}, not {value}")
+            raise ValueError(f"at least {least}, not {text}")
         return number
 
-    return convert
+    return parse
 
 
-def _env(name: str, default: Any = "", converter: Callable[[Any], Any] = str) -> Any:
-    def convert(value: Any) -> Any:
-        try:
-            return converter(value)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-
-    return attrs.field(default=default, converter=convert, metadata={"env": name})
+def _env(name: str, default: Any = "", parse: Callable[[str], Any] = str) -> Any:
+    return attrs.field(default=default, metadata={"name": name, "parse": parse})
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
     """One attribute for each variable of the environment; :meth:`from_env` reads them."""
 
-    target_url: str = _env("AIS_TARGET_URL", converter=lambda url: url.rstrip("/"))
+    target_url: str = _env("AIS_TARGET_URL", parse=_node)
     direct_fqn: bool = _env("ETL_DIRECT_FQN", False, _switch)
-    fqn_roots: tuple[Path, ...] = _env("ETL_FQN_ROOTS", "", _paths)  # none: no local objects
+    fqn_roots: tuple[Path, ...] = _env("ETL_FQN_ROOTS", (), _paths)  # none: no local objects
     max_transforms: int = _env("MAX_TRANSFORMS", 2 * (os.cpu_count() or 1), _at_least(1, int))
     max_buffered: int = _env("MAX_BUFFERED", 2**30, _at_least(1, int))  # bytes of one read()
     # Seconds. The target has a limit of its own, 45 s, and leaves.
-    object_timeout: float = _env("OBJ_TIMEOUT", "inf", _at_least(0, float))
+    object_timeout: float = _env("OBJ_TIMEOUT", math.inf, _at_least(0, float))
     put_retries: int = _env("AIS_DIRECT_PUT_RETRIES", 3, _at_least(0, int))
     # To the target: connections in all, how many of them may be idle, and for how many seconds.
     max_connections: int = _env("MAX_CONN", 256, _at_least(1, int))
@@ -59,9 +68,9 @@ class Settings:
     idle_timeout: float = _env("KEEPALIVE_EXPIRY", 30.0, _at_least(0, float))
     token: str = _env("AIS_AUTHN_TOKEN")
     skip_verify: bool = _env("AIS_SKIP_VERIFY_CRT", False, _switch)
-    client_ca: str = _env("AIS_CLIENT_CA")  # who signs the certificates of the nodes
-    certificate: str = _env("AIS_CRT")
-    certificate_key: str = _env("AIS_CRT_KEY")
+    client_ca: str = _env("AIS_CLIENT_CA", parse=_file)  # who signs the certificates of the nodes
+    certificate: str = _env("AIS_CRT", parse=_file)
+    certificate_key: str = _env("AIS_CRT_KEY", parse=_file)
     # Errors as text messages, as other ETL servers send them: a target takes them for success.
     legacy_text_errors: bool = _env("LEGACY_TEXT_ERRORS", False, _switch)
 
@@ -71,12 +80,18 @@ class Settings:
 
         Raises:
           OSError: ``AIS_TARGET_URL`` is not set.
-          ValueError: a limit is no number, or too small.
+          ValueError: another one makes no sense; it is named.
         """
-        names = {field.metadata["env"]: field.name for field in attrs.fields(cls)}
         if not env.get("AIS_TARGET_URL"):
             raise OSError("AIS_TARGET_URL is not set; it names the target that objects come from")
-        values: dict[str, Any] = {names[name]: env[name] for name in names if env.get(name)}
+        values: dict[str, Any] = {}
+        for field in attrs.fields(cls):
+            name = field.metadata["name"]
+            if text := env.get(name):
+                try:
+                    values[field.name] = field.metadata["parse"](text)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
         return cls(**values)
 
     @property
@@ -92,20 +107,3 @@ class Settings:
         if self.certificate:
             context.load_cert_chain(self.certificate, self.certificate_key or None)
         return context
-
-    # [fqn]
-    def local_path(self, fqn: str) -> Path:
-        """Give the path of a local object. Blocks.
-
-        The target percent-encodes it once more than a query needs.
-
-        Raises:
-          PermissionError: with all links followed, it is not below one of the roots.
-        """
-        try:
-            path = Path(os.path.normpath("/" + unquote(fqn).lstrip("/"))).resolve()
-            if any(path.is_relative_to(root.resolve()) for root in self.fqn_roots):
-                return path
-        except (OSError, RuntimeError, ValueError):
-            pass  # a circle of links, or a NUL
-        raise PermissionError(f"{fqn!r} is not below one of the ETL_FQN_ROOTS")

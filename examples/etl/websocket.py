@@ -8,9 +8,10 @@ from functools import partial
 
 from tsstream import HTTPError, WebSocket, WebSocketClosed
 
-from .channels import channel_of, read_whole
-from .delivery import Delivered, open_delivery
-from .jobs import Engine, Job, deadline
+from .channels import channel_of
+from .contract import PUT_LENGTH
+from .delivery import open_answer
+from .jobs import Engine, Job
 
 logger = logging.getLogger("examples.etl")
 
@@ -45,35 +46,37 @@ async def serve_objects(websocket: WebSocket[Engine]) -> None:
 
 # [job]
 async def read_job(websocket: WebSocket[Engine], control: str | bytes) -> Job:
-    fields = json.loads(control)
-    if isinstance(control, str) or not isinstance(fields, dict):
-        raise ValueError("a control message is a JSON object, in a binary message")
-    fqn = fields.get("fqn") or ""
+    path, etl_args, fqn, nodes = parse_control(control)
     data = b"" if fqn else await websocket.receive()
     if isinstance(data, str):
         raise ValueError("an object is a binary message")
     job = Job(
-        path=fields.get("path") or "",
-        etl_args=(fields.get("etl_args") or "").strip(),
+        path=path,
+        etl_args=etl_args.strip(),
         source=partial(channel_of, data),
         replayable=True,
     )
-    return await websocket.state.complete(job, fqn=fqn, nodes=fields.get("pipeline"))
+    return await websocket.state.complete(job, fqn=fqn, nodes=nodes)
+
+
+def parse_control(control: str | bytes) -> list[str]:
+    fields = json.loads(control)
+    if isinstance(control, bytes) and isinstance(fields, dict):
+        values = [fields.get(name) or "" for name in ("path", "etl_args", "fqn", "pipeline")]
+        if all(isinstance(value, str) for value in values):
+            return values
+    raise ValueError("a control message is a JSON object of texts, in a binary message")
 
 
 async def run_job(engine: Engine, job: Job) -> str | bytes:
     """Give the reply: the result, or, as text, the number of bytes that have been delivered."""
-    with deadline(engine.settings.object_timeout):
-        if not job.node_url:
-            async with engine.open_content(job) as content:
-                assert isinstance(content, bytes)
-                return content
-        async with open_delivery(engine, job) as answer:
-            if isinstance(answer, Delivered):
-                return answer.length
-            if answer.status_code != 200:
-                raise HTTPError(502, f"The next node says {answer.status_code}.")
-            return await read_whole(answer.body)
+    async with open_answer(engine, job) as response:
+        if response.status_code == 204:
+            return response.headers[PUT_LENGTH]
+        if response.status_code != 200:
+            raise HTTPError(502, f"The next node says {response.status_code}.")
+        async with response as chunks:
+            return b"".join([chunk async for chunk in chunks])
 
 
 def to_reason(error: Exception) -> str:

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import ssl
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial

@@ -143,8 +143,9 @@ class FakeTarget:
 
     def app(self) -> App[None]:
         app = App()
-        app.get("/{name:path}")(self.get)
-        app.put("/{name:path}")(self.put)
+        for path in ("/", "/{name:path}"):
+            app.get(path)(self.get)
+            app.put(path)(self.put)
         return app
 
     def note(self, request: Request) -> None:

@@ -13,15 +13,17 @@ import pytest
 import trustme
 from etl_kit import build, streaming, whole
 
+from examples.etl.channels import find_local
 from examples.etl.contract import (
-    delivered_length,
     parse_pipeline,
     put_url,
     retry_delay,
+    says_delivered,
     source_url,
 )
 from examples.etl.server import ETLServer
 from examples.etl.settings import Settings
+from tsstream import HTTPError
 
 TARGET = "http://target:51081"
 
@@ -58,7 +60,7 @@ def test_the_path_of_an_object_is_kept_byte_for_byte(path: str, url: str) -> Non
             "http://a:1 , http://b:2 ,http://c:3/x?y=1",
             ("http://a:1", "http://b:2,http://c:3/x?y=1"),
         ),
-        ("https://a/v1/x,b", ("https://a/v1/x", "b")),
+        ("https://a/v1/x,http://b", ("https://a/v1/x", "http://b")),
     ],
 )
 def test_a_pipeline_is_its_first_url_and_the_rest(  # ET-32
@@ -72,13 +74,34 @@ def test_a_pipeline_is_its_first_url_and_the_rest(  # ET-32
     [",", ",,,", " , , ", ",http://a", "http://a,", "http://a,,http://b", "http://a, ,http://b"],
 )
 def test_an_empty_entry_makes_a_pipeline_invalid(value: str) -> None:  # ET-32
-    with pytest.raises(ValueError, match="Invalid pipeline: there is an empty entry"):
+    with pytest.raises(HTTPError, match=r"^400 Invalid pipeline: there is an empty entry"):
         parse_pipeline(value)
 
 
-@pytest.mark.parametrize("value", ["a:1", "file:///etc/passwd", "http://", "http://a:x", "ftp://a"])
-def test_a_first_entry_that_is_no_url_of_a_node_is_invalid(value: str) -> None:
-    with pytest.raises(ValueError, match=r"Invalid pipeline|Port"):
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a:1",
+        "file:///etc/passwd",
+        "http://",
+        "http://a:x",
+        "http://a:0",
+        "http://a:99999",
+        "ftp://a",
+        "http://[::1",
+        "http://a/b c",
+        "http://a/\xf1",
+        "http://\xf1",
+        "http://a/b\r\nx: y",
+        "http://a/b\tc",
+        "http://a..b",
+        f"http://{'a' * 70}/",
+        "http://a,http://b/b c",
+        "http://a,http://\xf1",
+    ],
+)
+def test_an_entry_that_is_no_url_of_a_node_is_invalid(value: str) -> None:  # ET-32
+    with pytest.raises(HTTPError, match=r"^400 Invalid pipeline: '.+' is not the URL of a node"):
         parse_pipeline(value)
 
 
@@ -113,23 +136,23 @@ def test_an_argument_of_the_url_stays_if_there_is_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "length"),
+    ("status", "headers", "delivered"),
     [
-        (204, {"ais-direct-put-length": "12"}, "12"),
-        (204, {}, "7"),
-        (200, {"content-length": "0"}, "7"),
-        (200, {"content-length": "3"}, None),
-        (200, {"transfer-encoding": "chunked"}, None),  # ET-35: an empty object, perhaps
-        (200, {}, None),
-        (201, {"content-length": "0"}, None),
-        (404, {"content-length": "0"}, None),
-        (503, {}, None),
+        (204, {"ais-direct-put-length": "12"}, True),
+        (204, {}, True),
+        (200, {"content-length": "0"}, True),
+        (200, {"content-length": "3"}, False),
+        (200, {"transfer-encoding": "chunked"}, False),  # ET-35: an empty object, perhaps
+        (200, {}, False),
+        (201, {"content-length": "0"}, False),
+        (404, {"content-length": "0"}, False),
+        (503, {}, False),
     ],
 )
 def test_which_replies_say_delivered(  # ET-34
-    status: int, headers: dict[str, str], length: str | None
+    status: int, headers: dict[str, str], delivered: bool
 ) -> None:
-    assert delivered_length(status, headers, 7) == length
+    assert says_delivered(status, headers) == delivered
 
 
 def test_delays_double_up_to_half_a_minute() -> None:  # ET-39
@@ -172,6 +195,18 @@ def test_the_limits_have_aistores_defaults_and_names() -> None:  # ET-51, ET-25
 def test_a_wrong_limit_is_named(value: str) -> None:
     with pytest.raises(ValueError, match="MAX_TRANSFORMS: "):
         Settings.from_env({"AIS_TARGET_URL": TARGET, "MAX_TRANSFORMS": value})
+
+
+@pytest.mark.parametrize("url", ["rubbish", "localhost:51081", "ftp://a", "http://", "http://a:x"])
+def test_a_target_without_a_url_is_named(url: str) -> None:  # ET-12
+    with pytest.raises(ValueError, match=r"AIS_TARGET_URL: '.+' is not the URL of a node"):
+        Settings.from_env({"AIS_TARGET_URL": url})
+
+
+@pytest.mark.parametrize("name", ["AIS_CLIENT_CA", "AIS_CRT", "AIS_CRT_KEY"])
+def test_a_certificate_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:  # ET-50
+    with pytest.raises(ValueError, match=f"{name}: there is no file '.+none.pem'"):
+        Settings.from_env({"AIS_TARGET_URL": TARGET, name: str(tmp_path / "none.pem")})
 
 
 def test_the_ssl_context_is_that_of_the_environment(tmp_path: Path) -> None:  # ET-50
@@ -219,12 +254,18 @@ def root(tmp_path: Path) -> Path:
         ("%2F{root}/in/./x/../obj ñ", "in/obj ñ"),
         ("///{root}//in//obj ñ", "in/obj ñ"),
         ("{root}/inner/obj ñ", "in/obj ñ"),
-        ("{root}/not/there", "not/there"),
     ],
 )
 def test_a_local_path_is_normal_and_absolute(root: Path, fqn: str, found: str) -> None:  # ET-5
-    settings = Settings.from_env({"AIS_TARGET_URL": TARGET, "ETL_FQN_ROOTS": f"/nowhere:{root}"})
-    assert settings.local_path(fqn.format(root=root)) == root / found
+    assert find_local(fqn.format(root=root), [Path("/nowhere"), root]) == root / found
+
+
+@pytest.mark.parametrize("name", ["not", "not/there", "in", "in/obj ñ/x", "fifo", "x" * 300])
+def test_a_local_object_is_a_file(root: Path, name: str) -> None:  # ET-19
+    os.mkfifo(root / "fifo")
+    with pytest.raises(FileNotFoundError) as caught:
+        find_local(f"{root}/{name}", [root])
+    assert caught.value.filename == str(root / name)
 
 
 @pytest.mark.parametrize(
@@ -243,11 +284,11 @@ def test_a_local_path_is_normal_and_absolute(root: Path, fqn: str, found: str) -
     ],
 )
 def test_no_path_leads_out_of_the_roots(root: Path, fqn: str) -> None:  # ET-6
-    settings = Settings.from_env({"AIS_TARGET_URL": TARGET, "ETL_FQN_ROOTS": str(root)})
-    with pytest.raises(PermissionError, match="ETL_FQN_ROOTS"):
-        settings.local_path(fqn.format(root=root))
+    with pytest.raises(HTTPError, match=r"^403 .*ETL_FQN_ROOTS"):
+        find_local(fqn.format(root=root), [root])
 
 
 def test_without_roots_there_is_no_local_object(root: Path) -> None:  # ET-6
-    with pytest.raises(PermissionError):
-        Settings(target_url=TARGET).local_path(f"{root}/in/obj ñ")
+    assert Settings(target_url=TARGET).fqn_roots == ()
+    with pytest.raises(HTTPError, match=r"^403"):
+        find_local(f"{root}/in/obj ñ", [])

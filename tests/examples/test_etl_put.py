@@ -60,6 +60,15 @@ async def test_what_the_next_node_says(  # ET-34, ET-35, ET-36
     assert REASON not in headers
 
 
+@pytest.mark.parametrize(
+    "head", ["205 Reset Content\r\ncontent-length: 0", "304 Not Modified", "600 What"]
+)
+async def test_what_the_next_node_cannot_have_meant(head: str) -> None:
+    async with open_peer(answer(head)) as peer, open_etl(Upper) as port, assert_no_leaks():
+        status, _, body = await put_object(port, peer.url)
+    assert (status, body.decode()) == (502, f"The next node answered {head[:3]}")
+
+
 @pytest.mark.parametrize("kind", [Upper, upper])
 async def test_a_target_is_put_the_result(kind: type[ETLServer]) -> None:  # ET-33, ET-36
     data = b"some data " * 100_000

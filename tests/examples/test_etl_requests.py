@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase
 from pathlib import Path
@@ -47,6 +49,15 @@ async def test_other_methods_are_not_allowed() -> None:  # ET-2
         for method in ("POST", "DELETE", "PATCH", "OPTIONS"):
             status, headers, _ = await ask(port, method, "/bck/obj")
             assert (status, headers["allow"]) == (405, "GET, HEAD, PUT")
+
+
+async def test_the_shortest_path_is_one_like_others() -> None:  # ET-2
+    async with open_target() as target, open_etl(Upper, target.url) as port:
+        assert (await ask(port, "PUT", "/", body=b"x"))[::2] == (200, b"X")
+        status, headers, _ = await ask(port, "DELETE", "/")
+        assert (status, headers["allow"]) == (405, "GET, HEAD, PUT")
+        target.objects[""] = b"root"
+        assert (await ask(port, "GET", "/"))[::2] == (200, b"ROOT")
 
 
 async def test_head_runs_no_transform() -> None:  # ET-2
@@ -173,6 +184,51 @@ async def test_a_path_outside_the_roots_is_forbidden(tmp_path: Path) -> None:  #
                     assert b"ETL_FQN_ROOTS" in body
 
 
+@pytest.mark.parametrize("name", ["none", "none/obj", "directory", "fifo", "x" * 300, "obj/obj"])
+@pytest.mark.parametrize(("kind", "direct"), [(Upper, ""), (SHA256, ""), (SHA256, "true")])
+async def test_a_local_object_that_is_not_there_is_404(  # ET-19
+    name: str, kind: type[ETLServer], direct: str, tmp_path: Path
+) -> None:
+    """Nor is anything else than a file an object. Opening a pipe would wait for its writer."""
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "obj").write_bytes(b"data")
+    os.mkfifo(tmp_path / "fifo")
+    path = tmp_path / name
+    async with local(kind, tmp_path, direct=direct) as port, assert_no_leaks():
+        with trio.fail_after(2):
+            for method in ("GET", "PUT"):
+                answer = await ask(port, method, f"/b/o?etl_fqn={quote(str(path))}")
+                text = f"Error processing object 'b/o': file not found at {str(path)!r}."
+                assert (answer[0], answer[2].decode()) == (404, text)
+
+
+async def test_a_local_object_that_goes_is_404(tmp_path: Path) -> None:  # ET-19
+    path = tmp_path / "obj"
+    began, go_on = threading.Event(), threading.Event()
+
+    def wait(reader: BufferedIOBase, path: str, etl_args: str) -> Iterator[bytes]:
+        began.set()
+        assert go_on.wait(5)
+        yield reader.read()
+
+    path.write_bytes(b"data")
+    query = f"etl_fqn={quote(str(path))}"
+    statuses: list[int] = []
+
+    async def get(port: int) -> None:
+        statuses.append((await ask(port, "GET", f"/b/o?{query}"))[0])
+
+    server = build(streaming(wait), ETL_FQN_ROOTS=tmp_path, MAX_TRANSFORMS=1)
+    async with open_guarded(server.app) as port, trio.open_nursery() as nursery:
+        nursery.start_soon(get, port)
+        await trio.to_thread.run_sync(began.wait, 5)
+        nursery.start_soon(get, port)  # it is there, but there is no place for the transform
+        await trio.sleep(0.05)
+        path.unlink()
+        go_on.set()
+    assert sorted(statuses) == [200, 404]
+
+
 async def test_a_direct_fqn_is_given_as_a_path(tmp_path: Path) -> None:  # ET-7
     path = tmp_path / "obj"
     path.write_bytes(b"data")
@@ -260,10 +316,26 @@ async def test_an_error_before_the_first_chunk_has_its_status(  # ET-19
 
 async def test_an_invalid_pipeline_is_400() -> None:  # ET-19
     async with open_etl(Upper) as port:
-        for value in (",", "http://a,,http://b", "no url"):
+        for value in (
+            ",",
+            "http://a,,http://b",
+            "no url",
+            "http://a/b c",
+            "http://[::1",
+            "http://a:99999",
+        ):
             status, _, body = await ask(port, "PUT", "/b/o", {"ais-node-url": value}, b"x")
             assert status == 400
             assert re.match(b"Invalid pipeline", body)
+
+
+async def test_several_pipeline_fields_are_one_list() -> None:  # RFC 9110, 5.3
+    async with open_target() as target, open_etl(Upper) as port, open_raw(port) as raw:
+        nodes = f"ais-node-url: {target.url}\r\nais-node-url: http://b:2, http://c:3"
+        head = f"PUT /b/o HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n{nodes}\r\n\r\n"
+        await raw.send_all(head.encode() + b"x")
+        assert (await raw.read_head())[0] == 204
+        assert target.seen[0][2]["ais-node-url"] == "http://b:2,http://c:3"
 
 
 async def test_an_error_after_the_first_chunk_cuts_the_response() -> None:  # ET-20

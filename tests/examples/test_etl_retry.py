@@ -69,6 +69,12 @@ async def bail(peer: Peer, raw: RawConnection) -> None:
     await raw.send_all(head.encode())
 
 
+async def test_a_node_that_closes_without_an_answer_is_said_to() -> None:
+    async with open_peer(close) as peer, open_etl(Upper) as port:
+        body = (await put_object(port, peer.url))[2]
+    assert body == b"Direct put failed: the node has closed the connection without an answer"
+
+
 TRANSIENT = [reset, close, talk_nonsense, bail]
 
 

@@ -81,6 +81,37 @@ async def test_the_targets_error_is_the_answers(  # ET-28, ET-19
         assert (answer[0], answer[2]) == (status, b"Target request failed")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "201 Created\r\ncontent-length: 4",
+        "204 No Content",
+        "205 Reset Content\r\ncontent-length: 0",
+        "206 Partial Content\r\ncontent-range: bytes 0-3/9\r\ncontent-length: 4",
+        "302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0",
+        "304 Not Modified",
+        "307 Temporary Redirect\r\nlocation: /elsewhere\r\ncontent-length: 4",
+        "600 What\r\ncontent-length: 4",
+    ],
+)
+@pytest.mark.parametrize("kind", [Upper, upper])
+async def test_an_answer_that_is_no_object_is_502(  # ET-28
+    head: str, kind: type[ETLServer]
+) -> None:
+    """Not the body of that answer, which is empty or a part, as if it were the object."""
+    length = 4 * head.endswith("4") * ("304" not in head)
+
+    async def talk(peer: Peer, raw: RawConnection) -> None:
+        await peer.read_head(raw)
+        await raw.send_all(f"HTTP/1.1 {head}\r\n\r\n".encode() + b"part"[:length])
+
+    async with open_peer(talk) as peer, open_etl(kind, peer.url) as port, open_target() as target:
+        for headers in ({}, {"ais-node-url": f"{target.url}/new"}):
+            status, _, body = await ask(port, "GET", "/b/o", headers)
+            assert (status, body.decode()) == (502, f"Target answered {head[:3]}")
+        assert target.objects == {}
+
+
 async def test_a_target_that_refuses_is_502() -> None:  # ET-29
     async with open_etl(Upper, NOWHERE) as port, assert_no_leaks():
         status, _, body = await ask(port, "GET", "/b/o")

@@ -178,6 +178,15 @@ async def test_a_control_message_that_is_none_closes_with_an_error(  # ET-46
     assert said
 
 
+@pytest.mark.parametrize("name", ["pipeline", "etl_args", "fqn", "path"])
+@pytest.mark.parametrize("value", [3, ["x"], {"x": 1}, True])
+async def test_a_control_message_has_texts(name: str, value: object) -> None:  # ET-46
+    async with open_etl(whole(show)) as port, open_ws(port) as ws:
+        await ws.send(b"data", **{name: value})
+        text = "a control message is a JSON object of texts, in a binary message"
+        assert await ws.read_end() == ([], 1011, text)
+
+
 async def test_a_text_is_no_object() -> None:  # ET-46
     async with open_etl(whole(show)) as port, open_ws(port) as ws:
         await ws.frames.send(Op.BINARY, b"{}")
