@@ -148,8 +148,8 @@ class Peer:
     async def send(self, message: Message) -> None:
         if self._on_send is not None:
             await self._on_send(message)
+        self.sent.append(message)  # taken, also if we are cancelled below: as servers do
         await trio.lowlevel.checkpoint()
-        self.sent.append(message)
 
     @property
     def kinds(self) -> list[str]:

@@ -13,9 +13,9 @@ import trio.testing
 from frames_ws import Op, WSAnswer, close, ws_frame
 from leaks import assert_no_leaks
 from probes import IN_TIME, PROMPT, Life, logged, say_one, two_feeds
-from wire import H2Connection, open_guarded, open_h2, open_raw
+from wire import H2Connection, open_guarded, open_h2
 from ws_asgi import asserts_of_handlers  # noqa: F401 (a fixture)
-from ws_kit import Frames, open_frames
+from ws_kit import open_frames
 
 from tsstream import App, Response, WebSocketClosed
 from tsstream._http.websocket import WebSocket
@@ -99,28 +99,6 @@ async def test_a_client_that_answers_no_ping_is_1006() -> None:
             with trio.fail_after(1):
                 await over.wait()
     assert ends == [1006]
-
-
-async def test_a_send_that_is_cancelled_cuts_a_client_that_is_behind() -> None:
-    # HOST faults 5 and 10: it is heard at once, and nothing follows half a message
-    over = trio.Event()
-
-    async def handler(websocket: WebSocket) -> None:
-        with trio.move_on_after(0.01) as scope:
-            while True:
-                await websocket.send(b"x" * 2**20)
-        assert scope.cancelled_caught
-        with pytest.raises(WebSocketClosed):
-            await websocket.send("after")
-        over.set()
-
-    async with open_guarded(make(handler), send_buffer=4096) as port, assert_no_leaks():
-        async with open_raw(port, receive_buffer=4096) as raw:
-            assert await Frames(raw).shake_hands() == 101
-            with trio.fail_after(1):
-                await over.wait()
-            await raw.read_until_closed()
-            assert raw.ended == "reset"
 
 
 async def test_a_send_after_the_client_has_left_is_known_past_unread_messages() -> None:

@@ -145,7 +145,7 @@ async def test_an_error_before_the_accept_is_answered_with_its_page(
     peer = await refuse(handler, errors={ConnectionRefusedError: 502})
     assert (peer.status, peer.body, peer.error) == (status, body, None)
     assert fields(peer).get("www-authenticate") == ("Basic" if status == 401 else None)
-    assert logged(caplog) == ([f"ERROR GET /: answered {status}"] if status >= 500 else [])
+    assert logged(caplog) == ([f"ERROR WebSocket /: answered {status}"] if status >= 500 else [])
 
 
 async def test_a_page_shows_the_traceback_if_the_app_is_being_debugged() -> None:
@@ -176,6 +176,49 @@ async def test_close_before_the_accept_refuses_at_once() -> None:
     peer = Peer()
     await refuse(handler, peer)
     assert (peer.kinds, peer.error) == (["close"], None)
+
+
+async def test_a_response_after_a_close_before_the_accept_is_an_error_that_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    send_channel, receive_channel = trio.open_memory_channel[bytes](0)
+
+    async def handler(websocket: WebSocket) -> Response:
+        await websocket.close()
+        return Response(receive_channel, 404)
+
+    peer = await refuse(handler)
+    assert (peer.kinds, peer.error) == (["close"], None)
+    assert logged(caplog) == ["ERROR WebSocket / failed"]
+    assert "after close() had refused it" in caplog.text
+    with pytest.raises(trio.BrokenResourceError):  # it was closed
+        send_channel.send_nowait(b"x")
+    receive_channel.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "records"),
+    [
+        (HTTPError(404), ["DEBUG WebSocket /: refused with 403, and not with 404"]),
+        (HTTPError(503), ["ERROR WebSocket / failed"]),
+        (KeyError("x"), ["ERROR WebSocket / failed"]),
+        (None, ["DEBUG WebSocket /: refused with 403"]),
+    ],
+)
+async def test_an_error_after_a_close_before_the_accept_is_one_only_if_it_is_ours(
+    error: Exception | None, records: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "tsstream")
+
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.close()
+        if error is not None:
+            raise error
+
+    peer = await refuse(handler)
+    assert (peer.kinds, peer.error) == (["close"], None)
+    found = [record for record in logged(caplog, logging.DEBUG) if "asyncio" not in record]
+    assert found[: len(records)] == records
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyError("x"), 500), (HTTPError(404), 404)])
@@ -243,6 +286,38 @@ async def test_without_the_extension_an_error_is_the_servers_to_answer(
     await peer.call(make_ws_app(handler), extensions={})
     assert (peer.sent, type(peer.error)) == ([], KeyError)
     assert logged(caplog) == ["ERROR WebSocket / failed before it was accepted"]
+
+
+@pytest.mark.parametrize("way", ["response", "HTTPError"])
+async def test_without_the_extension_a_client_that_has_gone_is_no_error(way: str) -> None:
+    async def handler(websocket: WebSocket) -> Response:
+        if way == "response":
+            return Response(b"no", 404)
+        raise HTTPError(404)
+
+    async def lose(message: Message) -> None:
+        raise OSError
+
+    peer = Peer(on_send=lose)
+    await peer.call(make_ws_app(handler), extensions={})
+    assert peer.error is None
+
+
+async def test_an_accept_that_the_server_does_not_take_is_not_followed_by_a_close(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+
+    async def fail(message: Message) -> None:
+        tried.append(message["type"])
+        raise RuntimeError("the server is broken")
+
+    tried: list[str] = []
+    peer = Peer(on_send=fail)
+    await peer.call(make_ws_app(handler))
+    assert tried == ["websocket.accept"]
+    assert len(logged(caplog)) == 1
 
 
 # The routes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from ws_asgi import (
     text,
 )
 
-from tsstream import BYTES, NDJSON, SSE, TEXT, Encoder, HTTPError, WebSocketClosed
+from tsstream import BYTES, NDJSON, SSE, TEXT, Encoder, HTTPError, WebSocketClosed, merge
 from tsstream._http.websocket import WebSocket
 from tsstream._http.websocket_stream import message_maker
 from tsstream._util import leaves
@@ -144,6 +145,109 @@ async def test_an_error_of_a_producer_leaves_as_itself() -> None:
     peer = Peer()
     await peer.call(make_ws_app(handler))
     assert peer.messages == ["still open"]
+
+
+async def hand_over_and_fail(send_channel: trio.MemorySendChannel[str]) -> None:
+    await send_channel.send("last")
+    raise KeyError("x")
+
+
+@asynccontextmanager
+async def cancel_itself() -> AsyncIterator[Any]:
+    async with trio.open_nursery() as nursery:
+        send_channel, receive_channel = trio.open_memory_channel[str](0)
+        nursery.start_soon(send_and_cancel, send_channel, nursery.cancel_scope)
+        with send_channel, receive_channel:
+            yield receive_channel
+
+
+async def send_and_cancel(
+    send_channel: trio.MemorySendChannel[str], scope: trio.CancelScope
+) -> None:
+    await send_channel.send("last")
+    scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [(lambda: merge(hand_over_and_fail), KeyError), (cancel_itself, RuntimeError)],
+)
+async def test_what_a_body_hands_over_before_it_fails_is_sent(content: Any, error: Any) -> None:
+    # D10: as a response does; whichever of the two tasks goes on first
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+        for _ in range(20):
+            with pytest.raises(error):
+                await websocket.stream(content())
+
+    peer = Peer()
+    await peer.call(make_ws_app(handler))
+    assert (peer.messages, peer.error) == (["last"] * 20, None)
+
+
+class Stuck:
+    """A handler that streams a body that fails, behind a message that takes a while."""
+
+    def __init__(self, seconds: float, *, limit: float = math.inf) -> None:
+        self.peer = Peer(on_send=self._take)
+        self.took: Any = 0.0  # seconds, until the body had failed
+        self._seconds = seconds
+        self._limit = limit
+
+    async def _take(self, message: Any) -> None:
+        if message.get("text") == "first":
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self._seconds)
+
+    async def handle(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(websocket.send, "first")
+            await wait_all_tasks_blocked()
+            began = trio.current_time()
+            with trio.move_on_after(self._limit):
+                with pytest.raises(KeyError):
+                    await websocket.stream(merge(hand_over_and_fail))
+            self.took = trio.current_time() - began
+
+
+async def test_the_last_item_of_a_body_that_fails_waits_for_its_turn(
+    autojump_clock: MockClock,
+) -> None:
+    stuck = Stuck(0.3)
+    await stuck.peer.call(make_ws_app(stuck.handle))
+    assert stuck.peer.messages == ["first", "last"]
+    assert stuck.took == pytest.approx(0.3)
+
+
+async def test_the_last_item_of_a_body_that_fails_holds_up_its_error_not_for_long(
+    autojump_clock: MockClock,
+) -> None:
+    stuck = Stuck(3.0)
+    await stuck.peer.call(make_ws_app(stuck.handle))
+    assert stuck.peer.messages == ["first"]
+    assert stuck.took == pytest.approx(0.5)
+
+
+async def test_a_failed_body_whose_handler_is_cancelled_sends_nothing_more(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck = Stuck(3.0, limit=0.2)
+    await stuck.peer.call(make_ws_app(stuck.handle))
+    assert stuck.peer.messages == ["first"]
+    assert stuck.took == pytest.approx(0.2)
+
+
+async def test_a_failed_body_whose_client_leaves_meanwhile_sends_nothing_more(
+    autojump_clock: MockClock,
+) -> None:
+    stuck = Stuck(3.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stuck.peer.call, make_ws_app(stuck.handle))
+        await trio.sleep(0.1)
+        stuck.peer.leave()
+    assert stuck.peer.messages == ["first"]
+    assert stuck.took == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("item", [1, b"\xff"])

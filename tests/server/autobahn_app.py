@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from tsstream import App, WebSocket
 
-from tsstream._asgi import Receive, Send
+app = App()
 
 
-async def app(scope: Any, receive: Receive, send: Send) -> None:
+@app.websocket("/")
+async def echo(websocket: WebSocket) -> None:
     """Send every message back."""
-    if scope["type"] == "lifespan":
-        while (message := await receive())["type"] != "lifespan.shutdown":
-            await send({"type": f"{message['type']}.complete"})
-        await send({"type": "lifespan.shutdown.complete"})
-    elif scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.accept"})
-        while (message := await receive())["type"] == "websocket.receive":
-            try:
-                await send({**message, "type": "websocket.send"})
-            except OSError:
-                return
-    else:
-        await send({"type": "http.response.start", "status": 404})
-        await send({"type": "http.response.body"})
+    async for message in websocket:
+        await websocket.send(message)

@@ -11,7 +11,7 @@ from tsstream._asgi import Message, Scope, Send
 from tsstream._errors import mark_logged
 
 from .content import discard
-from .cycle import Cycle, Handler, Settings
+from .cycle import LOST_CONNECTION, Cycle, Handler, Settings
 from .ending import logger
 from .host import CLIENT, EXTENSION, Client
 from .request import Request
@@ -61,7 +61,7 @@ class Rejection:
         else:
             logger.debug("%s: refused with 403 for %r", self._websocket, response)
             discard(response.content)
-            await self._send({"type": "websocket.close"})
+            await self._close()
 
     async def fail(self, error: Exception) -> None:
         """Answer with the page for an error.
@@ -69,19 +69,21 @@ class Rejection:
         Raises:
           Exception: *error* itself, which the server or a test client is to hear of.
         """
+        errors = [error]  # taken out of it: the traceback will refer to whoever raises it
 
         async def give(request: Request[Any]) -> Response:
-            raise error
+            raise errors.pop()
 
+        del error
         if self._can_answer:
             await self._run(give)
             return
-        status_code = self._settings.pages.http_error(error).status_code
+        status_code = self._settings.pages.http_error(errors[0]).status_code
         if status_code >= 500:
-            log_error(error, "%s failed before it was accepted", self._websocket)
-            raise error
+            log_error(errors[0], "%s failed before it was accepted", self._websocket)
+            raise errors.pop()
         logger.debug("%s: refused with 403 for %d", self._websocket, status_code)
-        await self._send({"type": "websocket.close"})
+        await self._close()
 
     @property
     def _can_answer(self) -> bool:
@@ -89,13 +91,19 @@ class Rejection:
 
     async def _run(self, handler: Handler) -> None:
         websocket = self._websocket
-        request = Request(
+        request = HandshakeRequest(
             websocket.app,
-            _http_scope(websocket.scope),
+            _http_scope(websocket),
             path=websocket.path,
             path_params=websocket.path_params,
         )
         await Cycle(handler, request, self._settings, self._receive, self._send_http).run()
+
+    async def _close(self) -> None:
+        try:
+            await self._send({"type": "websocket.close"})
+        except LOST_CONNECTION:
+            await trio.lowlevel.checkpoint()
 
     async def _receive(self) -> Message:
         """Give what an HTTP request without a body would: not the server's ``receive()``."""
@@ -110,22 +118,29 @@ class Rejection:
         await self._send({**message, "type": f"websocket.{message['type']}"})
 
 
+class HandshakeRequest(Request[Any]):
+    """The request that a handshake is; the log calls it by the WebSocket that it was to become."""
+
+    def __str__(self) -> str:
+        return f"WebSocket {self._quoted_path}"
+
+
 def log_error(error: Exception, text: str, *args: object) -> None:
     """Write the one record of *error*, which may be raised to the server."""
     logger.error(text, *args, exc_info=error)
     mark_logged(error)
 
 
-def _http_scope(scope: Scope) -> Scope:
+def _http_scope(websocket: WebSocket[Any]) -> Scope:
     """Give the scope of the request that the handshake is."""
+    scope = websocket.scope
     extensions = dict(scope.get("extensions") or {})
     if EXTENSION in extensions:
         extensions[CLIENT] = Client()  # the other one speaks of the WebSocket
-    scheme = scope.get("scheme", "ws")
     return {
         **scope,
         "type": "http",
         "method": "GET",
-        "scheme": _SCHEMES.get(scheme, scheme),
+        "scheme": _SCHEMES.get(websocket.scheme, websocket.scheme),
         "extensions": extensions,
     }

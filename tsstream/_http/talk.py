@@ -82,6 +82,11 @@ class Talk:
         """The code and the reason with which it was closed."""
         return self._end
 
+    @property
+    def stopped(self) -> bool:
+        """We have ended it; else that was the client."""
+        return self._stopped
+
     async def run(self) -> None:
         """Receive until the client has gone, or until cancelled."""
         if self._client is not None:
@@ -120,8 +125,13 @@ class Talk:
             self._tell()  # that was the last one
         return message
 
-    async def send(self, message: Message) -> None:
-        """Send one message."""
+    async def send(self, message: Message, *, on_begin: Callable[[], None] | None = None) -> None:
+        """Send one message.
+
+        Args:
+          on_begin: called when it is about to be given to the server: cancelling does not take it
+            back any more, in general.
+        """
         try:  # not "async with", which would be a pass of the scheduler for each message
             self._order.acquire_nowait()
         except trio.WouldBlock:
@@ -134,6 +144,8 @@ class Talk:
                 await trio.lowlevel.checkpoint()
             if self.state is not WebSocketState.OPEN:
                 await self._accept({"type": "websocket.accept"})
+            if on_begin is not None:
+                on_begin()
             await self._deliver(message)
         finally:
             self._order.release()
@@ -236,7 +248,11 @@ class Talk:
             self.subprotocol = message.get("subprotocol")
             # Half an accept, or none, would spoil all that follows.
             with trio.move_on_after(ACCEPT_TIME, shield=True) as scope:
-                await self._deliver(message)
+                try:
+                    await self._deliver(message)
+                except Exception:
+                    self._leave()  # there is nothing to be closed
+                    raise
             if scope.cancelled_caught:
                 self._leave()
                 self.raise_closed()

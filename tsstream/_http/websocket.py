@@ -102,7 +102,7 @@ class WebSocket(Connection[StateT]):
           ValueError: the subprotocol was not offered, or a header is not valid or the server's.
           RuntimeError: it was accepted before, and is to be now with something else; or the
             server cannot send headers.
-          WebSocketClosed: the client has gone.
+          WebSocketClosed: the client has gone, or :meth:`close` has refused it.
         """
         await self._talk.accept(subprotocol, None if headers is None else Headers(headers).raw)
 
@@ -148,8 +148,9 @@ class WebSocket(Connection[StateT]):
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close, behind the message that is being sent; before it is accepted, refuse with 403.
 
-        Returning from the handler closes with 1000. Nothing happens if the client has gone. Either
-        way the handler has the policy's ``exit`` seconds from now on.
+        What :meth:`stream` is sending is cancelled. Returning from the handler closes with 1000.
+        Nothing happens if the client has gone. Either way the handler has the policy's ``exit``
+        seconds from now on.
 
         Args:
           code: 1000 to 1014 as far as RFC 6455 (7.4) lets us send it, or 3000 to 4999.
@@ -157,7 +158,7 @@ class WebSocket(Connection[StateT]):
 
         Raises:
           ValueError: *code* or *reason* cannot be sent.
-          RuntimeError: it was closed by us before.
+          RuntimeError: this was called before.
         """
         await self._talk.close(code, reason)
 
@@ -174,8 +175,9 @@ class WebSocket(Connection[StateT]):
         """Send one message for each item of a body, which is whatever a Response can stream.
 
         The WebSocket is accepted when the body has been entered, so that an error until then is
-        still answered with a status. When the client leaves, the body is left by cancellation;
-        to hear of that while the client's messages wait unread, call :meth:`send_only` first.
+        still answered with a status. What a body gives before it fails is sent, if the client
+        takes it. When the client leaves, the body is left by cancellation; to hear of that while
+        the client's messages wait unread, call :meth:`send_only` first.
 
         Args:
           content: entered, iterated and left in this task.

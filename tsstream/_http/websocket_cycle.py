@@ -29,6 +29,7 @@ from .websocket import WebSocket
 WebSocketHandler: TypeAlias = Callable[[WebSocket[Any]], Awaitable[Response | None]]
 
 NORMAL, GOING_AWAY, INTERNAL_ERROR = 1000, 1001, 1011  # RFC 6455, 7.4.1
+ACCEPTED = "it was accepted: by accept(), or by the first receive() or send()"
 FAREWELL = 1.0  # seconds: for a Close when we are cancelled from outside (RQ-44)
 
 
@@ -77,6 +78,12 @@ class WebSocketCycle:
           Exception: what ``receive()`` raised; or what the handler did, if the server has to
             answer it or a test client asks for it.
         """
+        try:
+            await self._run()
+        finally:
+            vars(self).clear()  # we know the error, and its traceback knows us
+
+    async def _run(self) -> None:
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
             return
@@ -141,11 +148,12 @@ class WebSocketCycle:
                 f"the WebSocket handler returned {given!r}; it returns None, or a Response to "
                 "refuse the WebSocket; messages are sent with websocket.send()"
             )
-        if self._talk.accepted:
+        refused = self._talk.state is WebSocketState.REFUSED
+        if refused or self._talk.accepted:
             discard(given.content)
             raise TypeError(
-                "the WebSocket handler returned a Response, which refuses a WebSocket, after it "
-                "was accepted: by accept(), or by the first receive() or send()"
+                "the WebSocket handler returned a Response, which refuses a WebSocket, after "
+                + ("close() had refused it with 403; do one of the two" if refused else ACCEPTED)
             )
         return given
 
@@ -176,22 +184,29 @@ class WebSocketCycle:
         self._release_response()
         if self._error is not None:
             self._log_error(self._error)
+        if talk.state is WebSocketState.REFUSED:  # by close()
+            if self._error is None:
+                logger.debug("%s: refused with 403", self._websocket)
+            return
         talk.begin_close(NORMAL if self._error is None else INTERNAL_ERROR)
         limit = self._settings.policy.send
         with trio.move_on_after(math.inf if limit is None else limit):
             await talk.finish_close()
-        who = "the client" if talk.state is WebSocketState.GONE else "us"
+        who = "us" if talk.stopped else "the client"
         logger.debug("%s: closed by %s: %d %r", self._websocket, who, *talk.end_code)
 
     async def _answer(self) -> None:
         """Answer the handshake with a response; 403 if the handler had nothing to say."""
         error, self._error = self._error, None  # who answers it also logs and raises it
-        if error is not None:
-            await self._rejection.fail(error)
-        elif self._response is not None:
-            await self._rejection.answer(self._response)
-        else:
-            await self._rejection.fail(HTTPError(403))
+        try:
+            if error is not None:
+                await self._rejection.fail(error)
+            elif self._response is not None:
+                await self._rejection.answer(self._response)
+            else:
+                await self._rejection.fail(HTTPError(403))
+        finally:
+            del error  # its traceback may refer to us
 
     async def _go_away(self) -> None:
         """Say 1001: somebody has cancelled us. The guarded server may have said it already."""
@@ -204,10 +219,15 @@ class WebSocketCycle:
             await self._talk.finish_close()
 
     def _log_error(self, error: Exception) -> None:
-        if self._talk.state is not WebSocketState.GONE:
+        state, status_code = self._talk.state, self._settings.pages.http_error(error).status_code
+        if state is WebSocketState.GONE:
+            if status_code >= 500:
+                log_error(error, "%s failed, and the client has gone", self._websocket)
+        elif state is WebSocketState.REFUSED and status_code < 500 and not self._from_outside:
+            text = "%s: refused with 403, and not with %d"
+            logger.debug(text, self._websocket, status_code)
+        else:
             log_error(error, "%s failed", self._websocket)
-        elif self._settings.pages.http_error(error).status_code >= 500:
-            log_error(error, "%s failed, and the client has gone", self._websocket)
 
     def _release_response(self) -> None:
         """Close what was opened for a response that there is nobody left to get."""
