@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from asgi import chunk
-from inboxed import Inboxed, make_app
+from asgi import chunk, make_app
+from inboxed import Inboxed
 
 from tsstream import Request, Response
 

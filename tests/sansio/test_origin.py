@@ -91,7 +91,9 @@ def test_allowed_origins_are_trusted_besides(origin: str, trusted: bool) -> None
     assert is_trusted([origin], ["other.test"], "ws", allowed) is trusted
 
 
-@pytest.mark.parametrize("allowed", ["https://example.org/", "example.org", "null", "*", ""])
+@pytest.mark.parametrize(
+    "allowed", ["https://example.org/", "https://*.example.org", "example.org", "null", "*", ""]
+)
 def test_what_is_no_origin_cannot_be_allowed(allowed: str) -> None:
     with pytest.raises(ValueError, match="is no origin"):
         check_allowed([allowed])

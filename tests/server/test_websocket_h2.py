@@ -145,7 +145,7 @@ async def test_a_send_that_is_cancelled_resets_the_stream_only_if_a_frame_is_tor
         if not torn:
             await client.grant(stream_id, 10_000)
         data, reset = b"", False
-        with trio.fail_after(IN_TIME):
+        with trio.fail_after(IN_TIME):  # noqa: ASYNC912
             while not reset and WSAnswer.of(data).code is None:
                 event = await client.next_event(stream_id)
                 data += getattr(event, "data", b"")

@@ -10,7 +10,6 @@ import trio
 import trio.testing
 from frames_ws import Op, close, ws_frame
 from leaks import assert_no_leaks
-from probes import IN_TIME
 from wire import open_guarded
 from ws_kit import ACCEPT, Talk, echo, listen, open_frames
 

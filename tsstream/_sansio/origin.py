@@ -28,17 +28,17 @@ def check_allowed(allowed: Iterable[object]) -> frozenset[Origin]:
 
     Raises:
       TypeError: one is not a str.
-      ValueError: one is no origin, such as one with a path.
+      ValueError: one is no origin, such as one with a path or a wildcard.
     """
     origins = set()
     for text in allowed:
         if not isinstance(text, str):
             raise TypeError(f"{text!r} is no origin; give each as a str: 'https://example.org'")
         origin = parse_origin(text)
-        if origin is None:
+        if origin is None or "*" in text:
             raise ValueError(
                 f"{text!r} is no origin; give scheme, host and, if it is not the scheme's own, "
-                "port, and nothing behind them: 'https://example.org'"
+                "port, no wildcard and nothing behind them: 'https://example.org'"
             )
         origins.add(origin)
     return frozenset(origins)
