@@ -86,9 +86,9 @@ async def test_scope_has_every_key() -> None:
         await receive()
         await receive()
 
-    async with open_client(app, root_path="/root") as client:
+    async with open_client(app, root_path="/below") as client:
         async with client.websocket(
-            "/root/ws?a=1", headers={"origin": "http://x"}, subprotocols=["a", "b"]
+            "/below/ws?a=1", headers={"origin": "http://x"}, subprotocols=["a", "b"]
         ):
             pass
     assert scopes == [
@@ -97,10 +97,10 @@ async def test_scope_has_every_key() -> None:
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "scheme": "ws",
-            "path": "/root/ws",
-            "raw_path": b"/root/ws",
+            "path": "/below/ws",
+            "raw_path": b"/below/ws",
             "query_string": b"a=1",
-            "root_path": "/root",
+            "root_path": "/below",
             "headers": [
                 (b"host", b"testserver"),
                 (b"origin", b"http://x"),
