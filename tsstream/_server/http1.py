@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import h11
@@ -16,7 +16,6 @@ from hypercorn.protocol.events import (
     Response,
     StreamClosed,
 )
-from hypercorn.typing import ConnectionState
 from hypercorn.utils import valid_server_name
 
 from tsstream._sansio.http1 import (
@@ -26,10 +25,10 @@ from tsstream._sansio.http1 import (
     check_request,
     content_length,
     is_websocket,
-    split_target,
 )
 from tsstream._server.exchange import HTTPExchange
 from tsstream._server.http1_body import Incoming, gather
+from tsstream._server.http1_request import STREAM_ID, build_request
 from tsstream._server.http1_response import ResponseWriter
 from tsstream._server.inbox import Inbox
 from tsstream._server.websocket import WebSocketExchange
@@ -37,7 +36,6 @@ from tsstream._server.websocket import WebSocketExchange
 if TYPE_CHECKING:
     from tsstream._server.connection import Connection
 
-STREAM_ID = 1  # Hypercorn's events have one
 UNREAD = 1024 * 1024  # bytes: of a body that nobody wants, dropped to keep the connection (RQ-25)
 DROP_TIMEOUT = 1.0  # seconds: for the same
 EMPTY_LINES = 4  # bytes: before a request
@@ -150,15 +148,21 @@ class HTTP1:
             self._phase = Phase.HEAD
             self._connection.set_deadline(self._limits.header_timeout)
         data = await self._connection.read(self._incoming.read_size)
-        if data and self._phase is Phase.BODY and self._incoming.count_past(len(data)):
-            await self._take_data(data)
-        elif data:
-            self._receive(data)
+        if data:
+            await self._take_bytes(data)
         elif self._limits.half_close and self._phase is Phase.RESPONSE:
             self._closing = True
             await self._wait_response()
         else:
             self._connection.hang_up()
+
+    async def _take_bytes(self, data: bytes) -> None:
+        if self._phase is Phase.BODY:
+            body, data = self._incoming.take_past(data)
+            if body:
+                await self._take_data(body)
+        if data and self._phase is not Phase.OVER:
+            self._receive(data)
 
     def _receive(self, data: bytes) -> None:
         if not self._arrived and data[:1] in (b"\r", b"\n"):
@@ -176,7 +180,8 @@ class HTTP1:
         self._incoming = Incoming(self._h11, content_length(head) or 0)
         self._phase = Phase.BODY
         raw = self._config.h11_pass_raw_headers
-        request = self._make_request(head, event.headers.raw_items() if raw else head.headers)
+        fields = event.headers.raw_items() if raw else head.headers
+        request = build_request(head, fields, self._connection.server.state)
         if not valid_server_name(self._config, request):
             raise Refusal(404, "not a name of this server")
         if is_websocket(head):
@@ -192,21 +197,6 @@ class HTTP1:
             )
             await self._exchange.handle(request)
         await self._connection.server.context.mark_request()
-
-    def _make_request(self, head: Head, fields: Iterable[tuple[bytes, bytes]]) -> Request:
-        headers = list(fields)
-        target, authority = split_target(head.target)
-        if authority is not None:
-            headers = [field for field in headers if field[0].lower() != b"host"]
-            headers.append((b"host", authority))
-        return Request(
-            stream_id=STREAM_ID,
-            headers=headers,
-            http_version=head.http_version.decode(),
-            method=head.method.decode().upper(),
-            raw_path=target,
-            state=ConnectionState(self._connection.server.state),
-        )
 
     async def _take_data(self, data: bytes) -> None:
         self._incoming.unread -= len(data)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import h11
-from h11._readers import ContentLengthReader
+from h11._readers import ChunkedReader, ContentLengthReader
 
+from tsstream._sansio.chunked import take_chunks
 from tsstream._server.inbox import ROOM
 from tsstream._server.transport import RECEIVE_SIZE
 
 PIECES = 256  # h11 takes about a millisecond for so many
-MAX_READ_SIZE = 512 * 1024  # bytes: asked of a client that has filled RECEIVE_SIZE the last time
+MAX_READ_SIZE = 512 * 1024  # bytes: asked of a client that has filled RECEIVE_SIZE the last time,
+FRAMING = 1024  # of which so many may have been no body
 
 
 def gather(engine: h11.Connection, first: h11.Data) -> tuple[bytes, Any]:
@@ -50,25 +52,37 @@ class Incoming:
         self.read_size = RECEIVE_SIZE
         self._h11 = engine
 
-    def count_past(self, size: int) -> bool:
-        """Have h11 count bytes of the body that it is not shown; say whether it could.
+    def take_past(self, data: bytes) -> tuple[bytes, bytes]:
+        """Take what is plainly body without showing it to h11, and have that count it.
 
-        It copies them three times otherwise, which is most of what a large upload costs. It can
-        if they are the next of a body with a Content-Length, and not its last, which h11 is to see.
+        It copies a body three times, which is most of what a large upload costs, and takes each
+        chunk apart slowly. What is at the end of a body, and all that is not plain, it is to see.
+
+        Gives what is body, and what is for h11.
         """
         reader: Any = self._h11._reader
-        if (
-            not isinstance(reader, ContentLengthReader)
-            or reader._remaining <= size
-            or self._h11._receive_buffer
-            or self._h11.they_are_waiting_for_100_continue
-        ):
-            self.read_size = RECEIVE_SIZE
-            return False
-        reader._remaining -= size
+        if self._h11._receive_buffer or self._h11.they_are_waiting_for_100_continue:
+            body = b""
+        elif isinstance(reader, ContentLengthReader) and reader._remaining > len(data):
+            reader._remaining -= len(data)
+            body, data = data, b""
+        elif isinstance(reader, ChunkedReader) and not reader._reading_trailer:
+            body, data = self._take_chunks(reader, data)
+        else:
+            body = b""
         # A piece costs the same passes of the scheduler, whatever its size.
-        if size >= RECEIVE_SIZE:
+        if len(body) >= RECEIVE_SIZE - FRAMING:
             self.read_size = MAX_READ_SIZE
-        elif size < RECEIVE_SIZE // 4:
+        elif len(body) < RECEIVE_SIZE // 4:
             self.read_size = RECEIVE_SIZE
-        return True
+        return body, data
+
+    def _take_chunks(self, reader: Any, data: bytes) -> tuple[bytes, bytes]:
+        footer = reader._bytes_to_discard
+        if footer not in (b"", b"\r\n"):
+            return b"", data  # half of it has come
+        # Between the last byte of a chunk and its line break h11 knows of the line break alone.
+        taken = take_chunks(data, left=reader._bytes_in_chunk, footer=bool(footer))
+        reader._bytes_in_chunk = taken.left
+        reader._bytes_to_discard = b"\r\n" if taken.footer and not taken.left else b""
+        return taken.body, data[taken.used :]
