@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import h11
@@ -64,7 +65,7 @@ def read_body(framing: bytes, pieces: list[bytes], *, past: bool) -> tuple[bytes
     body = b""
     for piece in pieces:
         if past:
-            taken, piece = incoming.take_past(piece)  # noqa: PLW2901
+            taken, piece = incoming.take_past(piece)
             body += taken
         if piece:
             engine.receive_data(piece)
@@ -92,7 +93,7 @@ def test_a_chunked_body_is_what_h11_makes_of_it(
 ) -> None:
     data = b"".join(chunks) + end
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    pieces = [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [data[a:b] for a, b in pairwise(places)]
     framing = b"transfer-encoding: chunked\r\n"
     assert read_body(framing, pieces, past=True) == read_body(framing, pieces, past=False)
 
@@ -103,6 +104,6 @@ def test_a_body_with_a_length_is_what_h11_makes_of_it(
 ) -> None:
     data = body + b"GET / HTTP/1.1\r\n"[:more]
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    pieces = [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [data[a:b] for a, b in pairwise(places)]
     framing = b"content-length: %d\r\n" % len(body)
     assert read_body(framing, pieces, past=True) == read_body(framing, pieces, past=False)
