@@ -196,6 +196,24 @@ async def test_what_came_before_a_fin_is_received_before_the_disconnect() -> Non
     assert app.raised == []
 
 
+async def test_who_goes_on_receiving_what_came_before_a_fin_has_time_for_each_message() -> None:
+    async def talk(scope: Any, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        for number in range(9):
+            await trio.sleep(limit / 2)
+            assert (await receive())["text"] == str(number)
+        assert (await receive())["code"] == 1006
+
+    limit = 0.1
+    app = Talk(talk)
+    async with open_guarded(app, stall_timeout=limit) as port, assert_no_leaks():
+        async with open_frames(port) as ws:
+            await ws.raw.send_all(NINE)
+        await app.wait_over()
+    assert app.raised == []
+
+
 async def test_who_does_not_receive_what_came_before_a_fin_is_not_waited_for_for_ever() -> None:
     async def talk(scope: Any, receive: Receive, send: Send) -> None:
         await receive()

@@ -59,6 +59,7 @@ class WebSocketExchange(Handshake):
         self._on_cut = on_cut
         self._messages = MessageBuffer(connection.config.websocket_max_message_size)
         self._order = trio.StrictFIFOLock()  # of the frames
+        self._last_wait: trio.CancelScope | None = None  # behind a FIN
         self._pinger = Pinger(
             partial(self._send_wsproto_event, Ping()),
             self._drop,
@@ -206,12 +207,20 @@ class WebSocketExchange(Handshake):
         return self._carrier.parked(on_fin)
 
     def _on_fin(self) -> None:
-        """The client sends no more, but the application has not received all that came before."""
-        self._carrier.nursery.start_soon(self._wait_received)
+        """The client sends no more, but the application has not received all that came before.
 
-    async def _wait_received(self) -> None:
+        Called again for each message that it then has not received.
+        """
         limit = self._carrier.limits.stall_timeout
-        with trio.move_on_after(math.inf if limit is None else limit):
+        deadline = math.inf if limit is None else trio.current_time() + limit
+        if self._last_wait is None:
+            self._last_wait = trio.CancelScope(deadline=deadline)
+            self._carrier.nursery.start_soon(self._wait_received, self._last_wait)
+        else:
+            self._last_wait.deadline = deadline
+
+    async def _wait_received(self, scope: trio.CancelScope) -> None:
+        with scope:
             await self._deaf.wait()
         self._carrier.hang_up()
 
