@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -38,3 +39,10 @@ def each_host(request: pytest.FixtureRequest) -> Iterator[None]:
     token = host_of_test.set(request.param)
     yield
     host_of_test.reset(token)
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of tests are two hundred thousand objects, which a full collection walks through in
+    # the middle of one of them: a pause of more than PROMPT. It need not look at these.
+    gc.collect()
+    gc.freeze()
