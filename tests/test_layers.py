@@ -35,6 +35,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "tsstream._streams": ("trio", "attrs", *BASE),
     "tsstream._streams.feeds": ("trio", "attrs", "trio_websocket", *BASE),
     "tsstream._http": ("trio", "attrs", "tsstream._sansio", "tsstream._asgi", *BASE),
+    "tsstream._files": (
+        *("trio", "attrs", "tsstream._streams", "tsstream._http", "tsstream._sansio"),
+        *BASE,
+    ),
     "tsstream._server": (
         *("trio", "attrs", "hypercorn", "h11", "h2", "wsproto"),
         *("tsstream._http", "tsstream._sansio", "tsstream._asgi", *BASE),

@@ -13,7 +13,7 @@ import tsstream
 import tsstream.testing
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
-BUDGET = 30  # names in tsstream: what one can still know by heart
+BUDGET = 36  # names in tsstream: what one can still know by heart
 
 NAMES = {
     "ASGIApp",
@@ -41,6 +41,7 @@ NAMES = {
     "json_response",
     "merge",
     "ndjson_response",
+    "open_thread_producer",
     "run_thread_consumer",
     "serve",
     "sse_response",

@@ -31,7 +31,7 @@ from ._sansio.sse import ServerSentEvent
 from ._server.serve import serve
 from ._streams.feeds import websocket_feed
 from ._streams.merge import merge
-from ._streams.threads import run_thread_consumer
+from ._streams.threads import open_thread_producer, run_thread_consumer
 
 __all__ = [
     "BYTES",
@@ -59,6 +59,7 @@ __all__ = [
     "json_response",
     "merge",
     "ndjson_response",
+    "open_thread_producer",
     "run_thread_consumer",
     "serve",
     "sse_response",

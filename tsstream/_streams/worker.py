@@ -11,7 +11,6 @@ from typing import Generic, TypeVar, cast
 
 import trio
 
-from tsstream._adapters import _stream_limiter
 from tsstream._util import split_cancelled
 
 T = TypeVar("T")
@@ -27,6 +26,7 @@ class Worker(Generic[T]):
     Args:
       fn: the function.
       name: what the thread and the log call it.
+      limiter: of the places for such threads.
       grace: in seconds; how long :meth:`run` waits for the thread once it has been cancelled.
       stop: called in the Trio thread with a copy of the cancellation, so that the thread meets it
         wherever it waits for us.
@@ -37,6 +37,7 @@ class Worker(Generic[T]):
         fn: Callable[[], T],
         *,
         name: str,
+        limiter: trio.CapacityLimiter,
         grace: float,
         stop: Callable[[BaseException], None],
     ) -> None:
@@ -44,7 +45,7 @@ class Worker(Generic[T]):
         self._name = name
         self._grace = grace
         self._stop = stop
-        self._place = _Place(_stream_limiter())
+        self._place = _Place(limiter)
         self._lock = threading.Lock()  # of the two below
         self._ended = False
         self._abandoned = False
