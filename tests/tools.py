@@ -35,8 +35,7 @@ def run_tool(name: str, *args: str | os.PathLike[str], data: bytes = b"") -> tup
     done = subprocess.run(
         [tool(name), *map(os.fspath, args)],
         input=data,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         timeout=30,
         check=False,
     )
