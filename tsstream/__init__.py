@@ -5,7 +5,8 @@
 #   _streams   fills channels: Trio, and nothing of HTTP
 #   _http      the way of a request: Trio and _sansio, and nothing of producers
 #   _server    hosts an app: Hypercorn
-# _streams and _http meet in the user's handler, in trio.abc.ReceiveChannel.
+#   _files     gives files and archives of them as responses: _streams and _http
+# Else _streams and _http meet in the user's handler, in trio.abc.ReceiveChannel.
 
 from __future__ import annotations
 
