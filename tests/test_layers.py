@@ -39,6 +39,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("trio", "attrs", "tsstream._streams", "tsstream._http", "tsstream._sansio"),
         *BASE,
     ),
+    "tsstream._files.extras": ("isal", "backports", "compression"),
     "tsstream._server": (
         *("trio", "attrs", "hypercorn", "h11", "h2", "wsproto"),
         *("tsstream._http", "tsstream._sansio", "tsstream._asgi", *BASE),

@@ -46,6 +46,11 @@ NAMES = {
     "serve",
     "sse_response",
     "text_response",
+    "ExtractLimits",
+    "extract_tar",
+    "file_response",
+    "tar_response",
+    "zip_response",
     "websocket_feed",
 }
 TESTING_NAMES = {

@@ -33,7 +33,7 @@ def tool(name: str) -> str:
 def run_tool(name: str, *args: str | os.PathLike[str], data: bytes = b"") -> tuple[int, bytes]:
     """Run a program with *data* as its input; give its exit code, and what it printed."""
     done = subprocess.run(
-        [tool(name), *map(os.fspath, args)],
+        [tool(name), *args],
         input=data,
         capture_output=True,
         timeout=30,

@@ -12,6 +12,10 @@ from __future__ import annotations
 
 from ._asgi import ASGIApp
 from ._errors import BodyConsumed, FeedError, HTTPError, ResponseConsumed, WebSocketClosed
+from ._files.extract import ExtractLimits, extract_tar
+from ._files.file_response import file_response
+from ._files.tar_response import tar_response
+from ._files.zip_response import zip_response
 from ._http.app import App
 from ._http.ending import Ending
 from ._http.limits import BodyLimits
@@ -45,6 +49,7 @@ __all__ = [
     "BodyLimits",
     "Encoder",
     "Ending",
+    "ExtractLimits",
     "FeedError",
     "HTTPError",
     "Headers",
@@ -57,6 +62,8 @@ __all__ = [
     "WebSocket",
     "WebSocketClosed",
     "content_disposition",
+    "extract_tar",
+    "file_response",
     "json_response",
     "merge",
     "ndjson_response",
@@ -64,6 +71,8 @@ __all__ = [
     "run_thread_consumer",
     "serve",
     "sse_response",
+    "tar_response",
     "text_response",
     "websocket_feed",
+    "zip_response",
 ]

@@ -332,7 +332,7 @@ async def test_what_is_written_while_an_error_is_handled_is_kept_in_order() -> N
             raise ValueError
         except ValueError:
             file.write(b"b" * 10)
-            file.write(b"c" * (HIGH_WATER + 1))
+            file.write(b"c" * CHUNK_SIZE)
             file.write(b"d")
         file.write(b"e")
         try:
@@ -341,7 +341,36 @@ async def test_what_is_written_while_an_error_is_handled_is_kept_in_order() -> N
             file.write(b"f")
 
     data = b"".join(await read_all(write))
-    assert data == b"a" + b"b" * 10 + b"c" * (HIGH_WATER + 1) + b"def"
+    assert data == b"a" + b"b" * 10 + b"c" * CHUNK_SIZE + b"def"
+
+
+@pytest.mark.parametrize("then", [b"", b"more"])
+async def test_too_much_written_while_an_error_is_handled_is_an_error(then: bytes) -> None:
+    def write(file: IO[bytes]) -> None:
+        try:
+            raise ValueError
+        except ValueError:
+            for _ in range(3):
+                file.write(b"x" * CHUNK_SIZE)
+        file.write(then)
+
+    with pytest.raises(RuntimeError, match="after the except block"):
+        await read_all(write)
+
+
+async def test_a_large_zip_that_fails_has_no_directory() -> None:  # BK-21
+    def write(file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            for number in range(5000):
+                archive.writestr(str(number), b"")
+            raise ValueError("broken")
+
+    data = b""
+    with pytest.raises(ValueError, match="broken"):
+        async with open_thread_producer(write) as channel:
+            async for chunk in channel:
+                data += chunk
+    assert b"PK\x01\x02" not in data
 
 
 async def test_an_async_function_is_refused() -> None:

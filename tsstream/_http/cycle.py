@@ -221,7 +221,7 @@ class Cycle:
         if is_context_manager(result):
             await self._handle_duplex(result, nursery)  # type: ignore[arg-type]
         else:
-            response = self._accept(await wait_returned(result))
+            response = await self._accept(await wait_returned(result))
             self._source.close_body()
             # A small body needs no code of the user's any more, so it is sent after this.
             if has_body(self._request, response) and not is_small(response.content):
@@ -237,7 +237,7 @@ class Cycle:
             with early:
                 async with manager as given:
                     try:
-                        response = self._accept(given)
+                        response = await self._accept(given)
                         if has_body(self._request, response):
                             await self._stream(response, nursery)
                         else:
@@ -252,8 +252,8 @@ class Cycle:
             await raise_suppressed(failure)
         self._source.close_body()
 
-    def _accept(self, given: object) -> Response:
-        response = self._given.accept(given)
+    async def _accept(self, given: object) -> Response:
+        response = await self._given.accept(given)
         self._timer.pause()  # the handler has kept its limit
         if isinstance(given, AsyncGenerator) and id(self._handler) not in self._settings.hinted:
             self._settings.hinted.add(id(self._handler))

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from .content import discard
 from .ending import logger
+from .representation import Represented, select
 from .request import Request
 from .response import Response, body_entered, to_response
 
@@ -43,13 +44,16 @@ class Given:
         """The one that is sent."""
         return self._responses[-1]
 
-    def accept(self, given: object) -> Response:
-        """Make what the handler gave a response, and transform it.
+    async def accept(self, given: object) -> Response:
+        """Make what the handler gave a response, choose what of it is sent, and transform that.
 
         Raises:
           TypeError: it is nothing that can be sent (D3), or a transform gave no Response.
+          Exception: whatever looking at what it represents raises.
         """
         self._responses.append(to_response(given))
+        if isinstance(self.response.content, Represented):
+            self._responses.append(await select(self._request, self.response))
         for transform in self._transforms:
             response = transform(self._request, self.response)
             if not isinstance(response, Response):

@@ -6,7 +6,9 @@ import io
 import sys
 from typing import Any
 
-from .thread_channel import CHUNK_SIZE, HIGH_WATER, ThreadChannel
+from .thread_channel import CHUNK_SIZE, ThreadChannel
+
+MAX_HELD = 128 * 1024  # bytes: more than what anybody writes in an except block
 
 
 class ProducerFile(io.BufferedIOBase):
@@ -29,13 +31,13 @@ class ProducerFile(io.BufferedIOBase):
 
         Raises:
           trio.Cancelled: nobody reads any more.
+          RuntimeError: before, too much was written while an exception was being handled.
           ValueError: the file is closed.
         """
         self._check()
         view = memoryview(data).cast("B")
-        if sys.exc_info()[1] is not None and self._held_size < HIGH_WATER:
-            self._held.append(bytes(view))
-            self._held_size += len(view)
+        if sys.exc_info()[1] is not None:
+            self._hold(view)
         else:
             self._release()
             self._put(data if type(data) is bytes else view)
@@ -44,7 +46,7 @@ class ProducerFile(io.BufferedIOBase):
 
     def flush(self) -> None:
         """Let the reader have at once what was written."""
-        if not self.closed and not self._held:
+        if not self.closed and not self._held_size:
             self._channel.flush()
 
     def tell(self) -> int:
@@ -70,7 +72,18 @@ class ProducerFile(io.BufferedIOBase):
         if self.closed:
             raise ValueError("I/O operation on closed file")
 
+    def _hold(self, view: memoryview) -> None:
+        self._held_size += len(view)
+        if self._held_size <= MAX_HELD:
+            self._held.append(bytes(view))
+
     def _release(self) -> None:
+        if self._held_size > MAX_HELD:
+            raise RuntimeError(
+                f"more than {MAX_HELD} bytes were written while an exception was being handled, "
+                "and what an archive writer adds because of one must not be sent; write them "
+                "after the except block"
+            )
         if self._held:
             held, self._held, self._held_size = self._held, [], 0
             for data in held:

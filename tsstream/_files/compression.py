@@ -1,0 +1,91 @@
+"""The codings of archives: gzip and Zstandard, each by the fastest engine that is installed."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from .extras import zstd
+from .gzip import GzipCompressor
+
+Coding = Literal["gzip", "zstd"]
+
+GZIP_LEVELS = range(1, 10)
+# The default is level 5 with less to search. On source code, levels 3 and 4 give up to 4 % more
+# than "gzip -6"; this gives 0-20 % less, in less time than level 5 takes and half of its memory.
+ZSTD_LEVEL = 5
+ZSTD_FAST = {"hash_log": 17, "chain_log": 16, "search_log": 2}
+
+
+class Compressor(Protocol):
+    """What makes a compressed stream, piece by piece; for one thread at a time."""
+
+    def compress(self, data: bytes) -> bytes:
+        """Take *data*, and give what is ready of the stream, which is often nothing."""
+
+    def flush(self) -> bytes:
+        """Give the rest of what has been taken, so that the reader can have all of it."""
+
+    def finish(self) -> bytes:
+        """Give the end of the stream, without which no reader takes it for whole."""
+
+
+def open_compressor(coding: Coding, *, level: int | None = None) -> Compressor:
+    """Begin a stream: one gzip member, or one frame of Zstandard with a checksum.
+
+    Args:
+      coding: which.
+      level: None is a fast one: for gzip ISA-L's if it is installed (the extra ``fast``), else
+        zlib's level 1; for Zstandard one with which archives are no larger than ``gzip -6`` makes
+        them. Otherwise 1-9 of zlib, or what Zstandard has (1-22, and negative ones).
+
+    Raises:
+      ValueError: there is no such coding or level.
+      RuntimeError: Zstandard is not installed (the extra ``zstd``; Python 3.14 has it).
+    """
+    check_compression(coding, level)
+    if coding == "gzip":
+        return GzipCompressor(level)
+    return ZstdCompressor(level)
+
+
+def check_compression(coding: Coding, level: int | None) -> None:
+    """Raise what :func:`open_compressor` would, before anything has begun."""
+    if coding == "gzip":
+        least, most = GZIP_LEVELS[0], GZIP_LEVELS[-1]
+    elif coding == "zstd":
+        if zstd is None:
+            raise RuntimeError(
+                "compression='zstd' needs Python 3.14 or the package backports.zstd; "
+                "install tsstream[zstd]"
+            )
+        least, most = zstd.CompressionParameter.compression_level.bounds()
+    else:
+        raise ValueError(f"compression must be 'gzip', 'zstd' or None, not {coding!r}")
+    if level is not None and not least <= level <= most:
+        raise ValueError(f"a level of {coding} is {least} to {most}, not {level}")
+
+
+class ZstdCompressor:
+    """A frame of Zstandard."""
+
+    def __init__(self, level: int | None = None) -> None:
+        parameter = zstd.CompressionParameter
+        options: dict[int, int] = {
+            parameter.compression_level: ZSTD_LEVEL if level is None else level,
+            parameter.checksum_flag: 1,
+        }
+        if level is None:
+            options |= {parameter[name]: value for name, value in ZSTD_FAST.items()}
+        self._engine = zstd.ZstdCompressor(options=options)
+
+    def compress(self, data: bytes) -> bytes:
+        """Take *data*, and give what is ready of the stream."""
+        return self._engine.compress(data)
+
+    def flush(self) -> bytes:
+        """Give the rest of what has been taken."""
+        return self._engine.flush(zstd.ZstdCompressor.FLUSH_BLOCK)
+
+    def finish(self) -> bytes:
+        """Give the end of the frame."""
+        return self._engine.flush(zstd.ZstdCompressor.FLUSH_FRAME)
