@@ -129,17 +129,19 @@ def _hash(path: Path) -> str:
 # Archives
 
 
-def pack(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
+def pack(*members: tuple[tarfile.TarInfo, bytes], level: int = 1) -> bytes:
     """Make a gzipped tar of members as they are, sense or nonsense."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for info, data in members:
             info.size = info.size or len(data)
             archive.addfile(info, io.BytesIO(data) if data else None)
-    return gzip.compress(file.getvalue(), 1)
+    return gzip.compress(file.getvalue(), level)
 
 
-def make_archive(files: Mapping[str, bytes] = LIBRARY, *, folders: Iterable[str] = TREES) -> bytes:
+def make_archive(
+    files: Mapping[str, bytes] = LIBRARY, *, folders: Iterable[str] = TREES, level: int = 1
+) -> bytes:
     """Make a gzipped tar of *files*, whose trees are *folders*."""
     members = []
     for name in folders:
@@ -147,7 +149,7 @@ def make_archive(files: Mapping[str, bytes] = LIBRARY, *, folders: Iterable[str]
         info.type, info.mode = tarfile.DIRTYPE, 0o755
         members.append((info, b""))
     members += [(tarfile.TarInfo(name), data) for name, data in files.items()]
-    return pack(*members)
+    return pack(*members, level=level)
 
 
 # Hooks into the thread that reads the library

@@ -28,11 +28,13 @@ from backup_kit import (
     make_archive,
     open_backup,
     open_form,
+    read_answer,
     upload,
 )
 from probes import IN_TIME
 from processes import open_process
 from tools import run_tool
+from wire import open_raw
 
 from examples.backup import app
 from tsstream import serve
@@ -86,7 +88,7 @@ async def test_the_memory_of_a_restore_is_flat(home: Path) -> None:
     # BK-28
     block = random.Random(10).randbytes(MIB)
     large = block * (SIZE // MIB)
-    body = form_of(make_archive({"anthias_assets/large": large}))
+    body = form_of(make_archive({"anthias_assets/large": large}, level=0))
     async with open_process(__file__) as server:
         await upload(server.port, make_archive())
         before = server.read_memory("VmHWM")
@@ -97,6 +99,30 @@ async def test_the_memory_of_a_restore_is_flat(home: Path) -> None:
                 assert await raw.read_body() == DONE
         assert server.read_memory("VmHWM") - before <= GROWTH
     assert sha256((home / "anthias_assets/large").read_bytes()).digest() == sha256(large).digest()
+
+
+async def test_other_requests_stay_quick_during_a_restore(home: Path) -> None:
+    # BK-40
+    archive = make_archive({f"anthias_assets/{number}": bytes(1000) for number in range(4000)})
+    lags: list[float] = []
+
+    async def ask_for_health(port: int) -> None:
+        async with open_raw(port) as raw:
+            while True:
+                start = trio.current_time()
+                await raw.request("GET", "/health")
+                assert (await read_answer(raw)).status == 200
+                lags.append(trio.current_time() - start)
+                await trio.sleep(0.005)
+
+    async with open_process(__file__) as server, trio.open_nursery() as nursery:
+        await upload(server.port, make_archive())
+        nursery.start_soon(ask_for_health, server.port)
+        answer = await upload(server.port, archive, path="/api/v2/recover/progress")
+        nursery.cancel_scope.cancel()
+    assert b'"done"' in answer.body
+    assert len(lags) > 20
+    assert sorted(lags)[len(lags) * 99 // 100] < 0.1
 
 
 @pytest.mark.parametrize("path", ["/api/v2/recover", "/api/v2/recover/progress"])
