@@ -22,7 +22,7 @@ from .content import Content, is_context_manager, is_small
 from .ending import Ending, Reason, logger
 from .errors import ErrorPages, timeout_error
 from .given import Given, Transform, wait_returned
-from .host import Host, host_of
+from .host import Host, host_of, sender_of
 from .limits import BodyLimits
 from .outcome import Outcome
 from .policy import StreamPolicy
@@ -88,7 +88,9 @@ class Cycle:
         self._outcome = Outcome(request, settings.pages, self._host)
         self._given = Given(request, settings.transforms)
         self._timer = Timer(settings.policy, self._on_limit, self._on_silence)
-        self._sender = Sender(send, self._timer, self._on_send_error)
+        self._sender = Sender(
+            send, self._timer, self._on_send_error, now=sender_of(request.scope, send)
+        )
         listeners = Listeners(
             on_disconnect=self._on_disconnect,
             on_error=self._on_receive_error,

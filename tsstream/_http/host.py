@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, Self
 import attrs
 import trio
 
-from tsstream._asgi import Scope
+from tsstream._asgi import Scope, Send
 
 EXTENSION = "tsstream.host"  # the key in scope["extensions"] of every scope
 CLIENT = "tsstream.client"  # and that of a request's own
@@ -71,6 +71,8 @@ class Client:
 
     Attributes:
       inbox: whose ``receive()`` the app is called with.
+      send: the ``send()`` that the app is called with.
+      send_now: sends a chunk of a body that has begun, and says so, if the client takes it at once.
       on_leave: called at most once, when the client has gone before the exchange was over.
       on_timed: called when ``times_body`` is set.
       left: the client has gone.
@@ -78,6 +80,8 @@ class Client:
     """
 
     inbox: Inbox | None = None
+    send: Send | None = None
+    send_now: Callable[[bytes], bool] | None = None
     on_leave: Callable[[], None] | None = None
     on_timed: Callable[[], None] | None = None
     left: bool = False
@@ -111,3 +115,9 @@ def client_of(scope: Scope) -> Client | None:
     """Give the client of a request that the guarded server serves, or None on another server."""
     client = (scope.get("extensions") or {}).get(CLIENT)
     return client if isinstance(client, Client) else None
+
+
+def sender_of(scope: Scope, send: Send) -> Callable[[bytes], bool] | None:
+    """Give what sends without waiting; None if *send* is not the guarded server's own."""
+    client = client_of(scope)
+    return client.send_now if client is not None and client.send == send else None

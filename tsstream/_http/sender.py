@@ -11,6 +11,8 @@ from tsstream._asgi import Message, Send
 
 from .timer import Timer
 
+NOW_PER_CHECKPOINT = 8  # pieces of a body that are sent without a schedule point in between
+
 
 class Sender:
     """Send ASGI messages, one at a time and in order.
@@ -25,9 +27,17 @@ class Sender:
       send: the server's.
       timer: is told when a send begins and ends.
       on_error: told, once, what the server's ``send()`` raised; nothing is sent after that.
+      now: sends a piece of a body, and says so, if it need not wait; there is no hand-over then.
     """
 
-    def __init__(self, send: Send, timer: Timer, on_error: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        timer: Timer,
+        on_error: Callable[[Exception], None],
+        *,
+        now: Callable[[bytes], bool] | None = None,
+    ) -> None:
         self._send = send
         self._timer = timer
         self._on_error = on_error
@@ -35,6 +45,8 @@ class Sender:
         self._arrived = trio.lowlevel.ParkingLot()
         self._emptied = trio.lowlevel.ParkingLot()
         self._running = False
+        self._now = now
+        self.unscheduled = 0  # pieces that were sent since anything else could run
         self.broken = False
         self.bytes_sent = 0  # of the body, taken by the server
 
@@ -65,6 +77,26 @@ class Sender:
         self._arrived.unpark()
         await self.wait_sent()
 
+    async def send_body(self, data: bytes) -> None:
+        """Send a piece of the body; not always a checkpoint."""
+        self.unscheduled += 1
+        if self.unscheduled > NOW_PER_CHECKPOINT or not self._sent_now(data):
+            self.unscheduled = 0
+            await self.send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def _sent_now(self, data: bytes) -> bool:
+        if self._now is None or self._queue or self.broken:
+            return False
+        try:
+            if not self._now(data):
+                return False
+        except Exception as error:
+            self._break(error)
+            return False
+        self._timer.end_send()
+        self.bytes_sent += len(data)
+        return True
+
     async def wait_sent(self) -> None:
         """Wait until the server has taken all that was handed over."""
         while self._queue:
@@ -93,8 +125,11 @@ class Sender:
         try:
             await self._send(message)
         except Exception as error:
-            self.broken = True
-            self._on_error(error)
+            self._break(error)
         else:
             self._timer.end_send()
             self.bytes_sent += len(message.get("body", b""))
+
+    def _break(self, error: Exception) -> None:
+        self.broken = True
+        self._on_error(error)

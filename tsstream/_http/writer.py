@@ -20,6 +20,9 @@ from .source import BodySource
 from .timer import Timer
 
 GATHERED = 1000  # items in one batch: what is encoded without a look at anything else
+# Batches that are taken as soon as they are ready; a schedule point before each of them takes as
+# long as sending it. Those that are waited for are always one.
+BATCHES_PER_CHECKPOINT = 8
 # RFC 9113, 8.2.2: an HTTP/2 message with one of these is malformed.
 CONNECTION_HEADERS = ("connection", "keep-alive", "proxy-connection", "upgrade")
 
@@ -53,6 +56,7 @@ class Writer:
         self._flushing = False
         self._wants_items = False  # the body has been entered, and has not ended yet
         self._early = False
+        self._unscheduled = BATCHES_PER_CHECKPOINT  # batches since anything else could run
         self.status_code: int | None = None
 
     async def write_whole(self, response: Response) -> None:
@@ -161,14 +165,13 @@ class Writer:
             self._sender.send_soon(_body(self._heartbeat))
 
     async def _pump(self, response: Response, items: Items, outbox: Outbox) -> None:
-        receive = items.channel.receive
         receive_nowait = getattr(items.channel, "receive_nowait", None)
         while not items.ended:
             try:
-                item = await receive()
+                item = await self._receive(items, receive_nowait)
             except trio.EndOfChannel:
                 items.ended = True
-                return
+                break
             try:
                 outbox.put(item)
                 if receive_nowait is not None:
@@ -180,6 +183,19 @@ class Writer:
                 await self._flush(response, outbox)  # noqa: ASYNC120
                 raise
             await self._flush(response, outbox)
+        if self._sender.unscheduled:
+            # A producer that has failed has closed its channel, too, and its nursery cancels us.
+            await trio.lowlevel.checkpoint()
+
+    async def _receive(self, items: Items, receive_nowait: Callable[[], object] | None) -> object:
+        if receive_nowait is not None and self._unscheduled < BATCHES_PER_CHECKPOINT:
+            self._unscheduled += 1
+            try:
+                return receive_nowait()
+            except (trio.WouldBlock, trio.EndOfChannel):
+                pass
+        self._unscheduled = 0
+        return await items.channel.receive()
 
     async def _flush(self, response: Response, outbox: Outbox) -> None:
         if not outbox.size:
@@ -212,7 +228,7 @@ class Writer:
 
     async def _send_data(self, data: bytes) -> None:
         self._exchange.on_response(ResponseEvent.DATA)
-        await self._sender.send(_body(data))
+        await self._sender.send_body(data)
 
 
 def _gather(receive_nowait: Callable[[], object], outbox: Outbox) -> bool:

@@ -39,6 +39,7 @@ class HTTPExchange(HTTPStream):
       stream_id: HTTP/2's.
       inbox: what the application receives.
       on_timed: called when :attr:`times_body` is set.
+      write_now: writes a chunk, and says so, if the client takes it at once.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class HTTPExchange(HTTPStream):
         stream_id: int,
         inbox: Inbox,
         on_timed: Callable[[], None] | None = None,
+        write_now: Callable[[bytes], bool] | None = None,
     ) -> None:
         super().__init__(
             connection.server.app,
@@ -67,6 +69,9 @@ class HTTPExchange(HTTPStream):
         self.failed = False  # it raised an error
         self.ending = False  # its last message is on its way
         self._client = Client(inbox, on_timed=on_timed)
+        if write_now is not None:
+            self._client.send, self._client.send_now = self.app_send, self._send_now
+            self._write_now = write_now
         self._gatherer: Gatherer | None = None  # of a stream that has started
         self._head_gone = False  # of a response without a body
         self._connection = connection
@@ -86,6 +91,7 @@ class HTTPExchange(HTTPStream):
         """The client has gone, or the exchange is over: let the application hear it."""
         self.closed = True
         self.inbox.disconnect(DISCONNECT)
+        self._client.send = self._client.send_now = None  # they refer to us
         if self._gatherer is not None:
             self._gatherer.close()
             self._gatherer = None
@@ -122,6 +128,17 @@ class HTTPExchange(HTTPStream):
         except trio.Cancelled:
             self.cancelled()
             raise
+
+    def _send_now(self, chunk: bytes) -> bool:
+        """Send a chunk behind the first, if that needs no wait; say whether it did."""
+        return (
+            len(chunk) >= SMALL  # smaller ones may be gathered
+            and self._gatherer is not None  # and so the head has gone, and there is a body
+            and not self._gatherer.busy
+            and not self.ending
+            and not self.closed
+            and self._write_now(chunk)
+        )
 
     async def _send_message(self, message: Any) -> None:
         if message is None:

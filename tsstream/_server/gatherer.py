@@ -36,6 +36,11 @@ class Gatherer:
         self._failure: Exception | None = None  # of the task
         self._turn = trio.Lock()
 
+    @property
+    def busy(self) -> bool:
+        """What was put before has not all been sent, or could not be."""
+        return bool(self._chunks) or self._gathering or self._failure is not None
+
     def put(self, chunk: bytes) -> bool:
         """Take *chunk*, to be sent now or soon; say whether to ``await pause()`` before the next.
 

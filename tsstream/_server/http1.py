@@ -194,6 +194,7 @@ class HTTP1:
                 stream_id=STREAM_ID,
                 inbox=Inbox(on_wanted=self._invite_body),
                 on_timed=self._time_body,
+                write_now=self._response.write_now,
             )
             await self._exchange.handle(request)
         await self._connection.server.context.mark_request()

@@ -58,13 +58,25 @@ class ResponseWriter:
 
     async def write(self, data: bytes, *, last: bool) -> None:
         """Send *data*; if it is the last, keep it for :meth:`end`."""
+        self._keep(data)
+        if not last:
+            await self._send_kept()
+
+    def write_now(self, data: bytes) -> bool:
+        """Send *data*, behind other data, and say so, if the client takes it at once."""
+        if not self._output.idle:
+            return False
+        self._keep(data)
+        self._output.write_soon(*self._kept)
+        self._kept = []
+        return True
+
+    def _keep(self, data: bytes) -> None:
         if not self._chunked:  # h11 counts what it was told, or drops what has no place
             self._kept.append(self._h11.send(h11.Data(data=data)) or b"")
         elif data:
             # RFC 9112, 7.1. h11 does no more for it, but copies the data.
             self._kept += (b"%x\r\n" % len(data), data, b"\r\n")
-        if not last:
-            await self._send_kept()
 
     async def end(self) -> None:
         """Send the end.

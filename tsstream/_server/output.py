@@ -58,6 +58,11 @@ class Output:
         """Bytes that the kernel has not taken yet."""
         return self._queued - self._sent
 
+    @property
+    def idle(self) -> bool:
+        """What is written now goes to the kernel on the spot, as far as there is room."""
+        return not (self._sending or self._broken or self._tls is not None)
+
     async def write(self, *pieces: Piece) -> None:
         """Send *pieces*, and wait until the kernel has them.
 

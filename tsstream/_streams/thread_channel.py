@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 from collections import deque
 
 import trio
 
 CHUNK_SIZE = 64 * 1024  # bytes: what one hop from the thread carries, unless it falls silent
-HIGH_WATER = 2 * CHUNK_SIZE  # bytes: with so many waiting the thread waits, too
+HIGH_WATER = 4 * CHUNK_SIZE  # bytes: with so many waiting the thread waits, too
+LOW_WATER = 2 * CHUNK_SIZE  # bytes: with so many it goes on; each such change costs some 20 us
 
 
 class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
@@ -29,12 +31,14 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
         self._scope = scope
         self._readers = trio.lowlevel.ParkingLot()
         self._closed = False
+        self._overdue_at = math.inf  # on Trio's clock: what is waiting waits no longer
         self._changed = threading.Condition()  # guards what follows
         self._pieces: deque[bytes | memoryview] = deque()
         self._size = 0  # of the pieces
         self._due = 0  # bytes that need not wait for more
         self._waiting = False  # somebody in the Trio thread is to be woken
         self._started = False
+        self._full = False  # so that the thread waits
         self._ended = False
         self._stopped: BaseException | None = None
 
@@ -43,9 +47,9 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
     async def receive(self) -> bytes:
         """Give the next chunk, or raise :class:`trio.EndOfChannel`."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        overdue = False
-        while not (chunk := self._take(overdue=overdue)):
-            overdue = await self._wait()
+        while not (chunk := self._take()):
+            with trio.move_on_at(self._overdue_at):
+                await self._readers.park()
         await trio.lowlevel.cancel_shielded_checkpoint()
         return chunk
 
@@ -75,17 +79,8 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
             self._changed.notify_all()
         self.drop()
 
-    async def _wait(self) -> bool:
-        """Wait for more, but not for ever if there is something; say whether that was too long."""
-        if not self._size:
-            await self._readers.park()
-            return False
-        with trio.move_on_after(self._flush_interval) as timer:
-            await self._readers.park()
-        return timer.cancelled_caught
-
-    def _take(self, *, overdue: bool = False) -> bytes:
-        """Take up to 64 KiB of what is due, or of all; nothing if that is to be waited for.
+    def _take(self) -> bytes:
+        """Take up to 64 KiB of what is due; nothing if that is to be waited for.
 
         Raises:
           trio.EndOfChannel: there is nothing left, and the thread has ended well.
@@ -96,15 +91,25 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
         with self._changed:
             if self._ended and not self._size:
                 raise trio.EndOfChannel
-            if overdue:
-                self._due = self._size
+            if self._size and not self._due:
+                self._look_at_clock()
             self._waiting = not self._due
             if not self._due:
                 return b""
             chunk = self._cut(min(self._due, CHUNK_SIZE))
             self._due -= len(chunk)
-            self._changed.notify_all()
+            self._overdue_at = math.inf
+            if self._full and self._size <= LOW_WATER:
+                self._full = False
+                self._changed.notify_all()
             return chunk
+
+    def _look_at_clock(self) -> None:
+        """Make all due that a reader has known of for the interval, whatever it did meanwhile."""
+        now = trio.current_time()
+        self._overdue_at = min(self._overdue_at, now + self._flush_interval)
+        if now >= self._overdue_at:
+            self._due = self._size
 
     def _cut(self, size: int) -> bytes:
         self._size -= size
@@ -124,13 +129,18 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
     # In the thread.
 
     def put(self, data: bytes) -> None:
-        """Hand *data* over; wait while 128 KiB are waiting already.
+        """Hand *data* over; wait while 256 KiB are waiting already.
 
         Raises:
           trio.Cancelled: whoever waits for the thread has been cancelled.
+          RuntimeError: this is the Trio thread, which must not wait here. Only the garbage
+            collector gets that far: it runs in any thread, and closes an archive that was left.
         """
+        if trio.lowlevel.in_trio_run():
+            raise RuntimeError("a file of a thread producer was written in the Trio thread")
         with self._changed:
-            while self._size >= HIGH_WATER and self._stopped is None:
+            self._full = self._full or self._size >= HIGH_WATER  # others may wait already
+            while self._full and self._stopped is None:
                 self._changed.wait()
             self.check()
             empty = not self._size

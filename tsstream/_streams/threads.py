@@ -42,7 +42,7 @@ def open_thread_producer(
     *file* is a binary file, open for writing, that cannot seek. It works under tarfile with
     ``w|``, zipfile, gzip, csv and io.TextIOWrapper. Chunks of 64 KiB arrive on the channel, and
     smaller ones at the very beginning, after ``file.flush()``, and when *fn* has given less for
-    *flush_interval*. ``write()`` waits while the reader is 128 KiB behind. The channel ends when
+    *flush_interval*. ``write()`` waits while the reader is 256 KiB behind. The channel ends when
     *fn* returns.
 
     An error in *fn* leaves the block as itself. What was written but has not left by then is
