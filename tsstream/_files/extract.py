@@ -37,7 +37,8 @@ class ExtractLimits:
 
     Attributes:
       max_members: what is left out counts, too.
-      max_size: in bytes; of all members together. ``None`` is nine tenths of the free disk.
+      max_size: in bytes; of all members together, with holes and extended headers. ``None`` is
+        nine tenths of the free disk.
       max_member: in bytes; of one. ``None`` is the same.
     """
 
@@ -86,9 +87,10 @@ def extract_tar(
     cancelled, nothing has changed (BK-37).
 
     Files and directories are unpacked, with their times and permissions; the owner can always
-    read and write. Left out, with a warning, are links, devices, FIFOs, sparse files, and names
-    that lead upwards, are absolute or too long (BK-19, BK-34). Of two members of one name the last
-    is taken. A ``./`` in front of names is dropped, unless something is *required*.
+    read and write. Sparse files keep their holes. Left out, with a warning, are links, devices,
+    FIFOs, and names that lead upwards, are absolute or too long (BK-19, BK-34). Of two members of
+    one name the last is taken. ``./`` and doubled slashes in names are dropped, unless something is
+    *required*.
 
     Args:
       file: open for reading; it need not seek.
@@ -172,17 +174,17 @@ class Extraction:
             logger.warning("in all %d members were left out", self._skipped)
 
     def _check_limits(self, member: Member) -> None:
-        self._name = member.name
-        self._read += member.size
+        self._name = member.name[:MAX_NAME]
+        self._read += member.unpacked + member.extra
         limits = self._limits
         if self._members + self._skipped >= limits.max_members:
             raise HTTPError(413, f"The archive has more than {limits.max_members} members.")
-        for limit, size in ((limits.max_member, member.size), (limits.max_size, self._read)):
+        for limit, size in ((limits.max_member, member.unpacked), (limits.max_size, self._read)):
             if limit is not None and size > limit:
                 raise HTTPError(413, f"The archive unpacks to more than {limit} bytes.")
 
     def _add(self, member: Member, reader: TarReader, staging: Staging) -> None:
-        name = member.name if self._known else member.name.removeprefix("./")
+        name = member.name if self._known else _simplify(member.name)
         if reason := self._why_left_out(member, name):
             self._skipped += 1
             if self._skipped <= MAX_WARNINGS:
@@ -208,20 +210,25 @@ class Extraction:
             return "a directory is required in its place"
         if len(name) > MAX_NAME or name.count("/") >= MAX_DEPTH:
             return "its name is too long"
-        return None if self._is_top(member, name) else fault_of_name(name)
+        return None if name == "." and stat.S_ISDIR(member.mode) else fault_of_name(name)
 
-    def _is_top(self, member: Member, name: str) -> bool:
-        return name == "." and stat.S_ISDIR(member.mode)
-
-    def _report_each(self, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+    def _report_each(self, pieces: Iterator[memoryview | int]) -> Iterator[memoryview | int]:
         since = 0
         for piece in pieces:
             if since >= PROGRESS_SIZE and self._progress is not None:
                 self._progress(self.state)
                 since = 0
-            since += len(piece)
-            self._size += len(piece)
+            size = piece if isinstance(piece, int) else len(piece)
+            since += size
+            self._size += size
             yield piece
+
+
+def _simplify(name: str) -> str:
+    """Drop what leads nowhere, as ``tar -c ./.`` and ``tar -c tree//a`` have it in their names."""
+    if name.startswith("/"):
+        return name
+    return "/".join(part for part in name.split("/") if part not in ("", ".")) or name[:1]
 
 
 def _to_choices(required: Sequence[str] | Sequence[Sequence[str]]) -> list[list[str]]:

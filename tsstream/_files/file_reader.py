@@ -16,7 +16,9 @@ import trio
 
 from tsstream._errors import HTTPError
 from tsstream._sansio.ranges import Span
+from tsstream._sansio.tarlayout import Identity
 
+from .identity import TICK, TRIES, has_changed, is_settled, to_identity
 from .tree import naming
 
 T = TypeVar("T")
@@ -25,10 +27,6 @@ PIECE_SIZE = 256 * 1024  # bytes: one hop into a thread; with 64 KiB it is half 
 # Reads at once. No thread is held while a client stalls, so these are few; but one that hangs on
 # a dead network disk holds its place.
 THREADS = 40
-# ns: clocks of file systems tick every 1 to 10 ms, and two changes in one tick leave the same
-# ctime. What was changed so lately may change again without a trace ("racy git").
-TICK = 20_000_000
-TRIES = 3  # looks at a file that is changing all the time
 
 _limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("tsstream files")
 
@@ -37,21 +35,14 @@ _limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("tss
 class State:
     """What tells one state of a file from another."""
 
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-    device: int
+    identity: Identity
     links: int
 
     @classmethod
     def of(cls, descriptor: int) -> State:
         """Look at an open file."""
         found = os.fstat(descriptor)
-        return cls(
-            *(found.st_size, found.st_mtime_ns, found.st_ctime_ns),
-            *(found.st_ino, found.st_dev, found.st_nlink),
-        )
+        return cls(to_identity(found), found.st_nlink)
 
     def check(self, now: State, *, growing: bool) -> None:
         """Raise OSError if *now* the content is another one.
@@ -59,20 +50,16 @@ class State:
         Args:
           growing: that it has become longer is none.
         """
-        same_file = (self.inode, self.device) == (now.inode, now.device)
-        if same_file and growing and now.size > self.size:
-            return
-        # A file that is unlinked, as by one that takes its place, gets a new ctime by that alone.
-        same_ctime = self.ctime_ns == now.ctime_ns or self.links != now.links
-        if not (
-            same_file and same_ctime and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
-        ):
+        identity = now.identity
+        if self.links != now.links:
+            # One that is unlinked, as when another takes its place, has a new ctime by that alone.
+            identity = identity._replace(ctime_ns=self.identity.ctime_ns)
+        if has_changed(self.identity, identity, growing=growing):
             raise OSError(errno.EIO, "the file changed while it was sent")
 
     def etag(self) -> str:
         """Give a strong entity tag, which does not tell what it is made of."""
-        fields = (self.size, self.mtime_ns, self.ctime_ns, self.inode, self.device)
-        return f'"{hashlib.sha256(repr(fields).encode()).hexdigest()[:32]}"'
+        return f'"{hashlib.sha256(repr(tuple(self.identity)).encode()).hexdigest()[:32]}"'
 
 
 def look(
@@ -90,9 +77,9 @@ def look(
     descriptor = open_it()
     try:
         for left in reversed(range(TRIES)):
+            begun = now()
             state = State.of(descriptor)
-            # One in the future is as good as an old one: a change would leave another.
-            settled = abs(now() - state.ctime_ns) > TICK
+            settled = is_settled(state.identity, begun, now())
             if settled or not left:
                 break
             time.sleep(TICK / 1e9)
@@ -159,7 +146,7 @@ class FileReader:
         self._open_it = open_it
         self._path = path
         self._state = state
-        self._growing = span == (0, state.size)
+        self._growing = span == (0, state.identity.size)
         self._descriptor: int | None = None
         self._lock = threading.Lock()
         self._closed = False

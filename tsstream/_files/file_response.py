@@ -77,10 +77,10 @@ class _File(Represented):
     async def represent(self) -> Representation:
         state, settled = await run_hop(look, self._open)
         return Representation(
-            length=state.size,
+            length=state.identity.size,
             etag=state.etag() if settled else None,
-            last_modified=state.mtime_ns // 10**9,
-            open_whole=partial(self._open_part, state, 0, state.size),
+            last_modified=state.identity.mtime_ns // 10**9 if settled else None,
+            open_whole=partial(self._open_part, state, 0, state.identity.size),
             open_range=partial(self._open_part, state),
         )
 

@@ -11,13 +11,9 @@ from typing import IO
 
 from tsstream._sansio.tarlayout import Identity, Layout, to_header
 
+from .identity import TICK, TRIES, has_changed, is_settled, to_identity
 from .tar import Plan, describe
 from .tree import PIECE_SIZE, READ_FLAGS, naming, read_some
-
-# ns: clocks of file systems tick every 1 to 10 ms, and two changes in one tick leave the same
-# ctime. What was changed so lately may change again without a trace ("racy git").
-TICK = 20_000_000
-TRIES = 3  # looks at a tree in which something is always changing
 
 
 class Snapshot:
@@ -50,7 +46,7 @@ class Snapshot:
         self._bases: list[tuple[str, str]] = []
         self._base_starts: list[int] = []
         name = path = "\0"  # of the root that we are below
-        settled, lately = time.time_ns() - TICK, 0
+        begun, lately = time.time_ns(), 0
         for entry, info in describe(self._plan):
             if not len(layout) % 256:
                 check()
@@ -59,8 +55,7 @@ class Snapshot:
                 self._base_starts.append(len(layout))
                 self._bases.append((name, path))
             identity = to_identity(entry.stat)
-            # One in the future is as good as an old one: a change would leave another.
-            if settled <= identity.ctime_ns < time.time_ns() + TICK:
+            if not is_settled(identity, begun, time.time_ns()):
                 lately = max(lately, identity.ctime_ns)
             layout.add(info, identity, entry.name)
         return lately
@@ -129,18 +124,7 @@ class Snapshot:
                 os.close(descriptor)
 
 
-def to_identity(found: os.stat_result) -> Identity:
-    """Give what tells this state of a file from another one."""
-    return Identity(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
-
-
 def _check(descriptor: int, expected: Identity, *, growing: bool) -> None:
     """Raise OSError if a file is not what it was; if *growing*, it may have got longer."""
-    found = to_identity(os.fstat(descriptor))
-    if found == expected or (
-        growing
-        and found.size > expected.size
-        and (found.inode, found.device) == (expected.inode, expected.device)
-    ):
-        return
-    raise OSError(errno.EIO, "the file has changed since the archive was begun")
+    if has_changed(expected, to_identity(os.fstat(descriptor)), growing=growing):
+        raise OSError(errno.EIO, "the file has changed since the archive was begun")

@@ -39,16 +39,17 @@ class Staging:
         self._times = (mtime, mtime)
 
     def add_file(
-        self, parts: Sequence[str], mode: int, mtime: int, data: Iterable[memoryview]
+        self, parts: Sequence[str], mode: int, mtime: int, data: Iterable[memoryview | int]
     ) -> None:
-        """Make a file, readable and writable at least for its owner; *mtime* in nanoseconds."""
+        """Make a file, readable and writable at least for its owner; *mtime* in nanoseconds.
+
+        A number among the *data* is a hole of so many bytes.
+        """
         self._enter(parts[:-1])
         file = self._create(parts[-1])
         try:
             for piece in data:
-                rest = piece
-                while rest:
-                    rest = rest[self._write(file, rest) :]
+                self._add_piece(file, piece)
             # Neither set-user-ID nor set-group-ID (BK-34).
             os.fchmod(file, mode & 0o777 | 0o600)
             os.utime(file, ns=(mtime, mtime))
@@ -63,6 +64,13 @@ class Staging:
                 os.utime(directory, ns=self._times)
             finally:
                 os.close(directory)
+
+    def _add_piece(self, file: int, piece: memoryview | int) -> None:
+        if isinstance(piece, int):
+            os.ftruncate(file, os.lseek(file, piece, os.SEEK_CUR))
+            return
+        while piece:
+            piece = piece[self._write(file, piece) :]
 
     def _create(self, name: str) -> int:
         try:

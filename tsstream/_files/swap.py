@@ -97,7 +97,7 @@ class Replacement:
                 remove(self._name, self._destination)
         except FileNotFoundError:  # it was not even made
             pass
-        except OSError as error:
+        except (OSError, RecursionError) as error:  # what was replaced may be deep
             logger.warning("%s cannot be removed: %s", self._path, error)
         finally:
             for descriptor in self._open:

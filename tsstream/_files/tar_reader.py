@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Iterator
 
 from tsstream._sansio.tarheader import Member, padding, read_member
+from tsstream._sansio.tarsparse import Sparse, read_numbers, to_segments
 
 # bytes: what may follow the end of the archive, all of it zeros; GNU tar fills up to 10 KiB, and
 # to the size of a tape's record if asked to.
@@ -22,6 +23,7 @@ class TarReader:
         self._pieces = pieces
         self._piece = memoryview(b"")
         self._left = self._padding = 0  # of the member's data
+        self._sparse: Sparse | None = None
         self._lasting: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Member]:
@@ -34,22 +36,48 @@ class TarReader:
         """
         while (member := read_member(self._take, self._lasting)) is not None:
             self._left, self._padding = member.size, padding(member.size)
+            self._sparse = member.sparse
             yield member
-            for _ in self.read_data():
+            for _ in self._read_some(self._left):
                 pass
             self._take(self._padding)
         self._check_rest()
 
-    def read_data(self) -> Iterator[memoryview]:
+    def read_data(self) -> Iterator[memoryview | int]:
         """Give the data of the member that came last, piece by piece; each is valid till the next.
+
+        A number is a hole of so many bytes.
 
         Raises:
           as the iteration does.
         """
-        while self._left:
-            piece = self._take_some(self._left)
+        if self._sparse is None:
+            yield from self._read_some(self._left)
+            return
+        size, numbers = self._sparse.size, self._sparse.numbers
+        if numbers is None:
+            numbers = read_numbers(self._take_data)
+        position = 0
+        for offset, length in to_segments(numbers, size=size, stored=self._left):
+            if offset > position:
+                yield offset - position
+            yield from self._read_some(length)
+            position = offset + length
+        if size > position:
+            yield size - position
+
+    def _read_some(self, size: int) -> Iterator[memoryview]:
+        stop = self._left - size
+        while self._left > stop:
+            piece = self._take_some(self._left - stop)
             self._left -= len(piece)
             yield piece
+
+    def _take_data(self, size: int) -> bytes:
+        if size > self._left:
+            raise tarfile.ReadError("a damaged sparse file")
+        self._left -= size
+        return self._take(size)
 
     def _take(self, size: int) -> bytes:
         piece = self._take_some(size) if size else b""

@@ -11,12 +11,14 @@ from typing import NamedTuple, TypeAlias
 
 import attrs
 
+from tsstream._streams.thread_channel import CHUNK_SIZE
+
 from .rules import fault_of_name, warn_left_out, why_left_out
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Opener: TypeAlias = Callable[[str, int], int]
 
-PIECE_SIZE = 64 * 1024  # bytes: what one hop from the thread carries
+PIECE_SIZE = CHUNK_SIZE  # bytes: what one hop from the thread carries
 # Of a file that has become a symbolic link or a FIFO since it was looked at neither the target is
 # read, nor does opening it wait for a writer.
 READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

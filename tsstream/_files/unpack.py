@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import logging
 import lzma
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,8 +20,10 @@ PIECE_SIZE = 256 * 1024  # bytes: what is unpacked at once, however small it was
 # limit of its own, 128 MiB, unless somebody has asked for more.
 XZ_MEMORY = 128 * 1024 * 1024
 
-GZIP, BZIP2, XZ, ZSTD = b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
-MAGIC_SIZE = 6  # bytes: of the longest
+GZIP, XZ, ZSTD = b"\x1f\x8b\x08", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
+# With the beginning of a block, or of the end: an archive may begin with a name like "BZhang".
+BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")
+MAGIC_SIZE = 10  # bytes: of the longest
 
 _NewStream: TypeAlias = Callable[[], Any]
 _Feed: TypeAlias = Callable[[Any, bytes], Iterator[bytes]]
@@ -79,7 +82,7 @@ class _Stream(Protocol):
 def _to_coding(head: bytes, inflate: Callable[[int], Any]) -> tuple[_NewStream, _Feed] | None:
     if head.startswith(GZIP):
         return lambda: inflate(31), _feed_zlib
-    if head.startswith(BZIP2):
+    if BZIP2.match(head):
         return bz2.BZ2Decompressor, _feed
     if head.startswith(XZ):
         return lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY), _feed
