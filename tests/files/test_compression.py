@@ -239,6 +239,7 @@ def test_isal_is_used_if_it_is_there() -> None:
     assert compress(GzipCompressor(), TEXT) != compress(GzipCompressor(1), TEXT)
 
 
-def test_source_code_is_smaller_by_the_default_of_zstd_than_by_gzip_6() -> None:
+def test_the_default_of_zstd_is_about_as_small_as_gzip_6() -> None:
     source = b"".join(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py")))
-    assert len(compress(ZstdCompressor(), source)) < len(zlib.compress(source, 6))
+    for data in (source, TEXT):
+        assert len(compress(ZstdCompressor(), data)) < 1.03 * len(zlib.compress(data, 6))

@@ -17,6 +17,7 @@ from tsstream import App, Request, Response
 from tsstream._files.below import open_file
 from tsstream._files.file_reader import PIECE_SIZE, THREADS, FileReader, State, look, open_part
 from tsstream._files.file_response import file_response
+from tsstream._files.identity import TICK
 from tsstream._sansio.ranges import Span
 from tsstream.testing import TruncatedBodyError, open_client
 
@@ -110,6 +111,16 @@ async def test_conditions_on_a_file(tmp_path: Path) -> None:
         assert (await client.get("/", headers={"if-match": etag})).status_code == 412
         changed = await client.get("/", headers=headers)
         assert (changed.status_code, changed.content) == (200, b"xyz")
+
+
+async def test_another_file_with_the_same_date_is_no_part_of_the_first(tmp_path: Path) -> None:
+    # RFC 9110 8.8.2.2: a date that a file was given says little, as after a reproducible build
+    path = write(tmp_path, b"abc")
+    async with open_client(make_app(partial(file_response, path))) as client:
+        date = (await client.get("/")).headers["last-modified"]
+        os.rename(write(tmp_path, b"xyz", "new.txt"), path)
+        response = await client.get("/", headers={"range": "bytes=1-", "if-range": date})
+    assert (response.status_code, response.content) == (200, b"xyz")
 
 
 async def test_head_of_a_file(tmp_path: Path) -> None:
@@ -206,8 +217,23 @@ def test_two_changes_in_one_tick_of_the_clock_are_told_apart(tmp_path: Path) -> 
 def test_of_a_file_that_is_always_changing_no_etag_is_given(tmp_path: Path) -> None:
     path = write(tmp_path, b"abc")
     state, settled = look(partial(open_file, path), now=lambda: path.stat().st_ctime_ns + 1)
-    assert state.size == 3
+    assert state.identity.size == 3
     assert not settled
+
+
+def test_the_clock_is_read_before_the_file_is_looked_at(tmp_path: Path) -> None:
+    # else a thread that is held up in between takes what is new for old
+    path = write(tmp_path, b"abc")
+    times: list[int] = []
+
+    def now() -> int:
+        if not times:
+            path.write_bytes(b"xyz!")
+        times.append(path.stat().st_ctime_ns + len(times) * TICK * 9)
+        return times[-1]
+
+    assert look(partial(open_file, path), now=now)[0].identity.size == 4
+    assert len(times) > 2  # a second look was needed
 
 
 Change = Callable[[Path], object]
@@ -338,7 +364,7 @@ def open_gated(gate: Gate) -> AbstractAsyncContextManager[trio.abc.ReceiveChanne
         state = State.of(descriptor)
     finally:
         os.close(descriptor)
-    return open_part(gate, str(gate.path), state, Span(0, state.size))
+    return open_part(gate, str(gate.path), state, Span(0, state.identity.size))
 
 
 async def test_a_read_that_hangs_is_left_behind(tmp_path: Path) -> None:

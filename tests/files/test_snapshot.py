@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tars import by_tarfile, make_tree, to_plan, write
 
-from tsstream._files.snapshot import TICK, Snapshot
+from tsstream._files.identity import TICK
+from tsstream._files.snapshot import Snapshot
 from tsstream._files.tar import Plan
-from tsstream._files.tree import to_roots
+from tsstream._files.tree import PIECE_SIZE, to_roots
 
 
 def read(snapshot: Snapshot, start: int = 0, stop: int | None = None) -> bytes:
@@ -146,7 +147,7 @@ def test_change_of_a_file_is_an_error_of_a_part(
 ) -> None:
     # BK-17: never a mixture
     log = tmp_path / "tree" / "log"
-    write(log, b"x" * 100_000)
+    write(log, b"x" * 2 * PIECE_SIZE)
     leave_alone(tmp_path / "tree")
     snapshot = Snapshot(to_plan(tmp_path / "tree"))
     change(log)
@@ -159,7 +160,7 @@ def test_change_of_a_file_while_it_is_read_is_an_error_of_a_part(
     tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     log = tmp_path / "tree" / "log"
-    write(log, b"x" * 100_000)
+    write(log, b"x" * 2 * PIECE_SIZE)
     leave_alone(tmp_path / "tree")
 
     snapshot = Snapshot(to_plan(tmp_path / "tree"))
@@ -171,7 +172,7 @@ def test_change_of_a_file_while_it_is_read_is_an_error_of_a_part(
 def test_whole_is_sent_although_a_file_grows(tmp_path: Path) -> None:
     # BK-17
     log = tmp_path / "tree" / "log"
-    write(log, b"x" * 100_000)
+    write(log, b"x" * 2 * PIECE_SIZE)
     leave_alone(tmp_path / "tree")
     before = by_tarfile(tmp_path / "tree")
     snapshot = Snapshot(to_plan(tmp_path / "tree"))
@@ -181,13 +182,24 @@ def test_whole_is_sent_although_a_file_grows(tmp_path: Path) -> None:
     assert file.getvalue() == before
 
 
+def test_longer_file_of_the_same_name_has_not_grown(tmp_path: Path) -> None:
+    # BK-17
+    log = tmp_path / "tree" / "log"
+    write(log, b"x" * 2 * PIECE_SIZE)
+    snapshot = Snapshot(to_plan(tmp_path / "tree"))
+    write(tmp_path / "other", b"y" * 3 * PIECE_SIZE)
+    (tmp_path / "other").replace(log)
+    with pytest.raises(OSError, match="log"):
+        read(snapshot)
+
+
 @pytest.mark.parametrize("change", [rewrite, replace, shrink])
 def test_whole_is_not_sent_if_a_file_changes_otherwise(
     tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     # BK-18
     log = tmp_path / "tree" / "log"
-    write(log, b"x" * 100_000)
+    write(log, b"x" * 2 * PIECE_SIZE)
     leave_alone(tmp_path / "tree")
     snapshot = Snapshot(to_plan(tmp_path / "tree"))
     file = ChangingFile(lambda: change(log))
@@ -204,7 +216,7 @@ class ChangingFile(io.BytesIO):
 
     def write(self, data: object, /) -> int:
         assert isinstance(data, bytes)
-        if len(data) >= 64 * 1024 and self._change is not None:
+        if len(data) >= PIECE_SIZE and self._change is not None:
             change, self._change = self._change, None
             change()
         return super().write(data)

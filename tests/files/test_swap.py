@@ -6,11 +6,15 @@ import errno
 import itertools
 import logging
 import os
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import pytest
 from tar_kit import files_of, read_tree
+from tools import run_tool
 
 from tsstream._files.swap import Replacement, _rename, open_replacement
 
@@ -106,6 +110,58 @@ def test_two_at_once_come_one_after_the_other(home: Path) -> None:
         first.swap(NAMES)
         second.swap(NAMES)
     assert files_of(home) == {**NEW, "other/x": b"stays"}
+
+
+def test_swap_waits_for_another_that_has_begun(home: Path) -> None:
+    begun, go_on, second_done = threading.Event(), threading.Event(), threading.Event()
+
+    def rename(name: str, source: int, target: int) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        _rename(name, source, target)
+
+    def swap_second() -> None:
+        with open_replacement(home) as second:
+            fill(second)
+            second.swap(NAMES)
+        second_done.set()
+
+    with open_replacement(home, rename=rename) as first:
+        fill(first)
+        threads = [threading.Thread(target=first.swap, args=(NAMES,))]
+        threads[0].start()
+        assert begun.wait(10)
+        threads.append(threading.Thread(target=swap_second))
+        threads[1].start()
+        assert not second_done.wait(0.1)
+        go_on.set()
+        for thread in threads:
+            thread.join(10)
+    assert second_done.is_set()
+    assert files_of(home) == {**NEW, "other/x": b"stays"}
+
+
+@pytest.fixture
+def deep_home(home: Path) -> Iterator[Path]:
+    directory = os.open(home / "a", os.O_RDONLY)
+    for _ in range(sys.getrecursionlimit() + 10):
+        os.mkdir("d", dir_fd=directory)
+        inner = os.open("d", os.O_RDONLY, dir_fd=directory)
+        os.close(directory)
+        directory = inner
+    os.close(directory)
+    yield home
+    run_tool("rm", "-rf", home)  # pytest could not
+
+
+def test_old_tree_that_is_too_deep_to_be_removed_fails_nothing(
+    deep_home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_replacement(deep_home) as replacement:
+        fill(replacement)
+        replacement.swap(NAMES)
+    assert "cannot be removed" in caplog.text
+    assert files_of(deep_home / "a") == {"new": b"1"}
 
 
 def test_link_is_replaced_and_not_its_target(home: Path) -> None:

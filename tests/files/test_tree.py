@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tsstream._files.tree import Entry, Root, StrPath, read_entry, to_roots, walk
+from tsstream._files.tree import PIECE_SIZE, Entry, Root, StrPath, read_entry, to_roots, walk
 
 
 def make_tree(root: Path) -> Path:
@@ -154,21 +154,21 @@ def test_names_that_cannot_be_are_refused(
 def test_file_that_has_grown_is_read_as_long_as_it_was(tmp_path: Path) -> None:
     # BK-17
     path = tmp_path / "log"
-    path.write_bytes(b"x" * 100_000)
+    path.write_bytes(b"x" * 2 * PIECE_SIZE)
     pieces = read_entry(entry_of(path))
     first = next(pieces)
     with path.open("ab") as file:
-        file.write(b"y" * 100_000)
-    assert first + b"".join(pieces) == b"x" * 100_000
+        file.write(b"y" * PIECE_SIZE)
+    assert first + b"".join(pieces) == b"x" * 2 * PIECE_SIZE
 
 
 def test_file_that_has_become_shorter_is_an_error_that_names_it(tmp_path: Path) -> None:
     # BK-18
     path = tmp_path / "log"
-    path.write_bytes(b"x" * 100_000)
+    path.write_bytes(b"x" * 2 * PIECE_SIZE)
     pieces = read_entry(entry_of(path))
     next(pieces)
-    os.truncate(path, 70_000)
+    os.truncate(path, PIECE_SIZE + 1)
     with pytest.raises(OSError, match=r"became shorter.*log"):
         list(pieces)
 
@@ -218,7 +218,7 @@ def test_error_of_an_opener_names_the_file(tmp_path: Path) -> None:
 
 def test_descriptors_are_closed(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    path.write_bytes(b"x" * 200_000)
+    path.write_bytes(b"x" * (3 * PIECE_SIZE + 1))
     opened = []
 
     def note(path: str, flags: int) -> int:

@@ -102,10 +102,7 @@ def test_a_weak_etag_matches_weakly_only() -> None:
         ('W/"v1"', False),
         ('"v1", "v2"', False),
         ("*", False),
-        (DATE, True),
-        (EARLIER, False),
-        (LATER, False),
-        ("Sunday, 06-Nov-94 08:49:37 GMT", True),
+        (DATE, False),  # 13.1.5: a client that has a tag must not come with a date
         ("v1", False),
         ("", False),
     ],
@@ -114,6 +111,23 @@ def test_if_range(if_range: str | None, wanted: bool) -> None:
     # RFC 9110 13.1.5
     headers = {} if if_range is None else {"if-range": if_range}
     assert is_range_wanted(headers, THIS) is wanted
+
+
+@pytest.mark.parametrize(
+    ("if_range", "wanted"),
+    [
+        (DATE, True),
+        (EARLIER, False),
+        (LATER, False),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", True),
+        ('"v1"', False),
+        ("v1", False),
+    ],
+)
+def test_if_range_of_what_has_a_date_only(if_range: str, wanted: bool) -> None:
+    # RFC 9110 13.1.5
+    dated = Validators(last_modified=MODIFIED)
+    assert is_range_wanted({"if-range": if_range}, dated) is wanted
 
 
 @pytest.mark.parametrize("if_range", ['"v1"', DATE])

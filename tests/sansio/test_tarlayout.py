@@ -7,13 +7,14 @@ import tarfile
 import tracemalloc
 from collections.abc import Sequence
 from copy import copy
+from typing import Literal, cast
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsstream._sansio.tarlayout import Identity, Layout, end_mark, padding, to_header
+from tsstream._sansio.tarlayout import Identity, Layout, end_mark, padding
 
 FORMATS = [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]
 SOME = Identity(0, 1, 2, 3, 4)
@@ -67,6 +68,10 @@ def by_tarfile(infos: Sequence[tarfile.TarInfo], format: int) -> bytes:  # noqa:
     return file.getvalue()
 
 
+def of_tarfile(info: tarfile.TarInfo, format: int) -> bytes:  # noqa: A002 (tarfile's)
+    return info.tobuf(cast("Literal[1, 2]", format), "utf-8")
+
+
 @given(st.lists(members(), max_size=6), st.sampled_from(FORMATS))
 def test_archive_is_that_of_tarfile(infos: list[tarfile.TarInfo], format: int) -> None:  # noqa: A002
     layout = to_layout(infos, format)
@@ -87,9 +92,24 @@ def test_sizes_that_need_a_record_are_those_of_tarfile(size: int, format: int) -
     info = tarfile.TarInfo("big")
     info.size = size
     layout = to_layout([info], format)
-    header = to_header(info, format)
+    header = of_tarfile(info, format)
     assert layout.header(0) == header
     assert layout.content_end == len(header) + size + -size % 512
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE])
+@pytest.mark.parametrize("length", range(98, 103))
+def test_names_at_the_limit_are_those_of_tarfile(
+    length: int,
+    kind: bytes,
+    format: int,  # noqa: A002 (tarfile's)
+) -> None:
+    info = tarfile.TarInfo("x" * length)
+    info.type = kind
+    layout = to_layout([info], format)
+    assert layout.content_end == len(of_tarfile(info, format))
+    assert layout.header(0) == of_tarfile(info, format)
 
 
 @given(st.lists(members(), min_size=1, max_size=8), st.data())
@@ -144,6 +164,7 @@ class Change:
 )
 def test_etag_changes_with_every_field_of_a_header(change: Change) -> None:
     info = tarfile.TarInfo("a")
+    info.uname, info.gname = "six", "six"
     before = to_layout([info], tarfile.PAX_FORMAT).etag()
     setattr(info, change.name, change.value)
     assert to_layout([info], tarfile.PAX_FORMAT).etag() != before
@@ -164,6 +185,24 @@ def test_etag_tells_apart_names_that_are_cut_in_another_place() -> None:
     tags = set()
     for pair in (("ab", "c"), ("a", "bc")):
         tags.add(to_layout([tarfile.TarInfo(name) for name in pair], tarfile.PAX_FORMAT).etag())
+    assert len(tags) == 2
+
+
+def test_etag_tells_apart_users_that_come_at_the_same_place() -> None:
+    tags = set()
+    for user in ("six", "seven"):
+        info = tarfile.TarInfo("a")
+        info.uname = user
+        tags.add(to_layout([info], tarfile.PAX_FORMAT).etag())
+    assert len(tags) == 2
+
+
+def test_etag_tells_apart_records_of_a_filter() -> None:
+    tags = set()
+    for comment in ("one", "two"):
+        info = tarfile.TarInfo("a")
+        info.pax_headers = {"comment": comment}
+        tags.add(to_layout([info], tarfile.PAX_FORMAT).etag())
     assert len(tags) == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import stat
 
 logger = logging.getLogger("tsstream")
@@ -45,7 +46,11 @@ def fault_of_name(name: str) -> str | None:
         return "it leads upwards"
     if "" in parts or "." in parts:
         return "one of its components is empty or '.'"
-    if len(name) * 4 > MAX_COMPONENT and any(_size(part) > MAX_COMPONENT for part in parts):
+    try:
+        longest = max(len(os.fsencode(part)) for part in parts)
+    except UnicodeEncodeError:
+        return "it is no name on this system"
+    if longest > MAX_COMPONENT:
         return f"one of its components is longer than {MAX_COMPONENT} bytes"
     return None
 
@@ -53,7 +58,3 @@ def fault_of_name(name: str) -> str | None:
 def warn_left_out(name: str, reason: str) -> None:
     """Log that the member *name* is left out; every one is named (BK-19)."""
     logger.warning("left out of the archive: %r, because %s", name, reason)
-
-
-def _size(part: str) -> int:
-    return len(part.encode("utf-8", "surrogatepass"))
