@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import gc
 import gzip
 import io
 import logging
 import os
 import random
+import sys
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -194,6 +197,35 @@ async def test_later_bytes_leave_when_the_thread_is_silent(
         released.set()
 
 
+@pytest.mark.parametrize("waiting", [True, False])
+async def test_later_bytes_leave_also_to_a_reader_who_looks_now_and_then(
+    mock_clock: trio.testing.MockClock, waiting: bool
+) -> None:  # BK-3
+    written, released = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def write(file: IO[bytes]) -> None:
+        file.write(b"first")
+        file.write(b"second")
+        token.run_sync_soon(written.set)
+        hold(released)
+
+    async with open_thread_producer(write, flush_interval=3.0) as channel:
+        assert await channel.receive() == b"first"
+        await written.wait()
+        mock_clock.autojump_threshold = 0.0
+        got = b""
+        while not got and trio.current_time() < 9.0:
+            with trio.move_on_after(0.9), suppress(trio.WouldBlock):
+                if waiting:
+                    got = await channel.receive()
+                else:
+                    await trio.sleep(0.8)
+                    got = channel.receive_nowait()  # type: ignore[attr-defined]
+        assert got == b"second"
+        released.set()
+
+
 async def test_flushed_bytes_leave_at_once(mock_clock: trio.testing.MockClock) -> None:
     released = threading.Event()
 
@@ -248,6 +280,63 @@ async def test_the_thread_waits_for_a_reader_who_is_behind() -> None:  # BK-5
             await channel.receive()
             await trio.testing.wait_all_tasks_blocked(0.02)
             assert positions[-1] <= (received + 1) * CHUNK_SIZE + HIGH_WATER
+
+
+async def test_threads_that_write_together_all_go_on() -> None:
+    blocked, go_on = threading.Event(), threading.Event()
+
+    def write_much(file: IO[bytes]) -> None:
+        file.write(b"x" * HIGH_WATER)
+        blocked.set()
+        file.write(b"y")
+
+    def write(file: IO[bytes]) -> None:
+        helper = threading.Thread(target=write_much, args=(file,), daemon=True)
+        helper.start()
+        hold(go_on)
+        file.write(b"z")  # while there is room again, but not yet enough for the other to go on
+        helper.join(WAIT)
+
+    with trio.fail_after(WAIT / 2):
+        async with open_thread_producer(write, thread_grace=0.1) as channel:
+            await trio.to_thread.run_sync(blocked.wait)
+            await trio.sleep(0.05)  # until it waits, which nobody can see
+            data = await channel.receive()
+            go_on.set()
+            await trio.sleep(0.05)
+            data += b"".join([chunk async for chunk in channel])
+    assert sorted(data) == sorted(b"x" * HIGH_WATER + b"yz")
+
+
+async def test_garbage_that_writes_does_not_hold_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A tar file that was not closed, in a cycle, collected while the thread is far ahead.
+    full, released = threading.Event(), threading.Event()
+    errors: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: errors.append(told.exc_value))
+
+    def write(file: IO[bytes]) -> None:
+        left: list[object] = []
+        archive = tarfile.open(fileobj=file, mode="w|")  # noqa: SIM115 (left open)
+        archive.addfile(tarfile.TarInfo("a"))
+        left += [left, archive]
+        del left, archive
+        file.write(b"x" * HIGH_WATER)
+        full.set()
+        hold(released)
+
+    gc.disable()
+    try:
+        async with open_thread_producer(write) as channel:
+            await trio.to_thread.run_sync(full.wait)
+            gc.collect()
+            released.set()
+            data = b"".join([chunk async for chunk in channel])
+    finally:
+        gc.enable()
+    assert data == b"x" * HIGH_WATER
+    assert [type(error) for error in errors] == [RuntimeError]
 
 
 async def test_a_cancelled_receive_loses_nothing() -> None:
@@ -379,6 +468,18 @@ async def test_an_async_function_is_refused() -> None:
 
     with pytest.raises(TypeError, match="is async"):
         await read_all(write)
+
+
+async def test_a_generator_is_refused() -> None:
+    def write(file: IO[bytes]) -> Iterator[bytes]:
+        yield b"never"
+
+    async def send(file: IO[bytes]) -> AsyncIterator[bytes]:
+        yield b"never"
+
+    for fn in (write, send):
+        with pytest.raises(TypeError, match=r"is a generator.*instead of yielding"):
+            await read_all(fn)
 
 
 async def test_an_http_error_of_the_thread_is_the_blocks() -> None:

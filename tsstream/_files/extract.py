@@ -107,7 +107,7 @@ def extract_tar(
         413, it exceeds the *limits*; 507, the disk is full.
       OSError: *destination* cannot be written to.
       ValueError: a name in *required* is none of a directory at the top.
-      whatever reading *file*, or *progress*, raises, as itself.
+      whatever *file* or *progress* raises, as itself.
     """
     choices = _to_choices(required)
     with _translating(), open_replacement(destination) as replacement:

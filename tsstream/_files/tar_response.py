@@ -73,7 +73,7 @@ def tar_response(
         directory with all that is in it. It may change anything but type and size.
       deterministic: the same tree gives the same bytes: no dates and no owners, and permissions
         755 or 644.
-      format: one of the formats of :mod:`tarfile`.
+      format: one of the formats of ``tarfile``.
       opener: opens each file, in the thread; as that of :func:`open`.
       media_type: the Content-Type, instead of that of the kind of archive.
       headers: further headers.

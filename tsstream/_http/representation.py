@@ -6,14 +6,16 @@ import math
 import secrets
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeAlias
 
 import attrs
 import trio
 
+from tsstream._adapters import _open_feeder
 from tsstream._sansio.conditions import (
     Validators,
     Verdict,
@@ -31,7 +33,6 @@ from tsstream._sansio.ranges import (
     parse_ranges,
     unsatisfied_range,
 )
-from tsstream._util import unwrapping
 
 from .content import Content
 from .request import Request
@@ -199,29 +200,20 @@ def _with_content(response: Response, content: Content, length: int) -> Response
     return attrs.evolve(response, content=content, headers=headers)
 
 
-@asynccontextmanager
-async def _open_parts(
-    form: ByteRanges, open_range: OpenRange
-) -> AsyncIterator[trio.abc.ReceiveChannel[bytes]]:
+def _open_parts(form: ByteRanges, open_range: OpenRange) -> Opened:
     # In a task of its own, as parts are entered and left while the channel is received from.
-    send_channel, receive_channel = trio.open_memory_channel[bytes](0)
-    with unwrapping():
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_send_parts, form, open_range, send_channel)
-            with receive_channel:
-                yield receive_channel
+    return _open_feeder(partial(_send_parts, form, open_range))
 
 
 async def _send_parts(
     form: ByteRanges, open_range: OpenRange, send_channel: trio.MemorySendChannel[bytes]
 ) -> None:
-    with send_channel:
-        for span in form.spans:
-            await send_channel.send(form.head(span))
-            async with open_range(*span) as chunks:
-                async for chunk in chunks:
-                    await send_channel.send(chunk)
-        await send_channel.send(form.tail)
+    for span in form.spans:
+        await send_channel.send(form.head(span))
+        async with open_range(*span) as chunks:
+            async for chunk in chunks:
+                await send_channel.send(chunk)
+    await send_channel.send(form.tail)
 
 
 def _refusal(

@@ -39,8 +39,8 @@ class Validators:
 
     Args:
       etag: with its quotes, and with ``W/`` if it is weak.
-      last_modified: in seconds since the epoch. Taken for a strong validator: only given when
-        nobody can have been sent two states with the same one.
+      last_modified: in seconds since the epoch. Where there is no *etag* taken for a strong
+        validator: only given when nobody can have been sent two states with the same one.
     """
 
     etag: str | None = None
@@ -65,14 +65,15 @@ def judge(headers: Mapping[str, str], validators: Validators) -> Verdict:
 def is_range_wanted(headers: Mapping[str, str], validators: Validators) -> bool:
     """Say whether ``If-Range`` lets ``Range`` be answered: what it names is here still.
 
-    An entity tag is compared strongly; a date must be the very one that was sent (13.1.5).
+    An entity tag is compared strongly; a date must be the very one that was sent, and nothing else
+    was: who was told a tag must come with that (13.1.5), as another file may have the same date.
     """
     condition = headers.get("if-range")
     if condition is None:
         return True
     if _ONE_ETAG.fullmatch(condition):
         return not condition.startswith("W/") and condition == validators.etag
-    date = parse_date(condition)
+    date = None if validators.etag is not None else parse_date(condition)
     return date is not None and date == validators.last_modified
 
 

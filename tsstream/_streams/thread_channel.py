@@ -27,6 +27,7 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
 
     def __init__(self, *, flush_interval: float, scope: trio.CancelScope) -> None:
         self._token = trio.lowlevel.current_trio_token()
+        self._trio_thread = threading.get_ident()
         self._flush_interval = flush_interval
         self._scope = scope
         self._readers = trio.lowlevel.ParkingLot()
@@ -48,8 +49,7 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
         """Give the next chunk, or raise :class:`trio.EndOfChannel`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not (chunk := self._take()):
-            with trio.move_on_at(self._overdue_at):
-                await self._readers.park()
+            await self._wait()
         await trio.lowlevel.cancel_shielded_checkpoint()
         return chunk
 
@@ -78,6 +78,13 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
                 self._stopped = error
             self._changed.notify_all()
         self.drop()
+
+    async def _wait(self) -> None:
+        if not self._size:
+            await self._readers.park()
+            return
+        with trio.move_on_at(self._overdue_at):
+            await self._readers.park()
 
     def _take(self) -> bytes:
         """Take up to 64 KiB of what is due; nothing if that is to be waited for.
@@ -136,7 +143,7 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
           RuntimeError: this is the Trio thread, which must not wait here. Only the garbage
             collector gets that far: it runs in any thread, and closes an archive that was left.
         """
-        if trio.lowlevel.in_trio_run():
+        if threading.get_ident() == self._trio_thread:
             raise RuntimeError("a file of a thread producer was written in the Trio thread")
         with self._changed:
             self._full = self._full or self._size >= HIGH_WATER  # others may wait already

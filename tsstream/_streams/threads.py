@@ -116,6 +116,11 @@ def _produce(
     file = ProducerFile(channel)
     try:
         value = fn(cast("IO[bytes]", file), *args)
+        if inspect.isgenerator(value) or inspect.isasyncgen(value):
+            raise TypeError(
+                f"{name_of(fn)} is a generator, and of that nothing has run; let it write to the "
+                "file instead of yielding, or give the generator itself as a body"
+            )
         if not inspect.iscoroutine(value):  # of which our caller complains
             file.finish()
     except BaseException:
