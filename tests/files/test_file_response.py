@@ -18,6 +18,7 @@ from tsstream._files.below import open_file
 from tsstream._files.file_reader import PIECE_SIZE, THREADS, FileReader, State, look, open_part
 from tsstream._files.file_response import file_response
 from tsstream._files.identity import TICK
+from tsstream._http.representation import Represented
 from tsstream._sansio.ranges import Span
 from tsstream.testing import TruncatedBodyError, open_client
 
@@ -121,6 +122,17 @@ async def test_another_file_with_the_same_date_is_no_part_of_the_first(tmp_path:
         os.rename(write(tmp_path, b"xyz", "new.txt"), path)
         response = await client.get("/", headers={"range": "bytes=1-", "if-range": date})
     assert (response.status_code, response.content) == (200, b"xyz")
+
+
+async def test_the_date_of_a_file_is_good_for_ranges_unless_it_was_set(tmp_path: Path) -> None:
+    # RFC 9110 13.1.5, 8.8.2.2
+    path = tmp_path / "new.txt"
+    path.write_bytes(b"abc")
+    content = file_response(path).content
+    assert isinstance(content, Represented)
+    assert (await content.represent()).dated
+    os.utime(path, (1, 1))
+    assert not (await content.represent()).dated
 
 
 async def test_head_of_a_file(tmp_path: Path) -> None:

@@ -169,6 +169,18 @@ def test_change_of_a_file_while_it_is_read_is_an_error_of_a_part(
         snapshot.write(file, 1, snapshot.layout.length)
 
 
+def test_client_never_has_all_of_a_part_that_has_changed(tmp_path: Path) -> None:
+    log = tmp_path / "tree" / "log"
+    write(log, b"x" * 2 * PIECE_SIZE)
+    leave_alone(tmp_path / "tree")
+    snapshot = Snapshot(to_plan(tmp_path / "tree"))
+    start = snapshot.layout.content_end - 2 * PIECE_SIZE
+    file = ChangingFile(lambda: rewrite(log))
+    with pytest.raises(OSError, match="log"):
+        snapshot.write(file, start, start + 2 * PIECE_SIZE)
+    assert file.tell() < 2 * PIECE_SIZE
+
+
 def test_whole_is_sent_although_a_file_grows(tmp_path: Path) -> None:
     # BK-17
     log = tmp_path / "tree" / "log"

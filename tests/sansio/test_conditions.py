@@ -130,6 +130,13 @@ def test_if_range_of_what_has_a_date_only(if_range: str, wanted: bool) -> None:
     assert is_range_wanted({"if-range": if_range}, dated) is wanted
 
 
+@pytest.mark.parametrize(("if_range", "wanted"), [(DATE, True), (EARLIER, False), ('"v1"', True)])
+def test_if_range_of_what_can_be_told_by_its_date(if_range: str, wanted: bool) -> None:
+    # RFC 9110 13.1.5
+    dated = Validators(etag='"v1"', last_modified=MODIFIED, dated=True)
+    assert is_range_wanted({"if-range": if_range}, dated) is wanted
+
+
 @pytest.mark.parametrize("if_range", ['"v1"', DATE])
 def test_if_range_without_validators_is_false(if_range: str) -> None:
     assert not is_range_wanted({"if-range": if_range}, Validators())

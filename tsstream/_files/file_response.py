@@ -76,10 +76,15 @@ class _File(Represented):
 
     async def represent(self) -> Representation:
         state, settled = await run_hop(look, self._open)
+        modified, changed = (
+            time_ns // 10**9 for time_ns in (state.identity.mtime_ns, state.identity.ctime_ns)
+        )
         return Representation(
             length=state.identity.size,
             etag=state.etag() if settled else None,
-            last_modified=state.identity.mtime_ns // 10**9 if settled else None,
+            last_modified=modified if settled else None,
+            # Else somebody has set the date, or the name, and may give both to another file.
+            dated=modified == changed,
             open_whole=partial(self._open_part, state, 0, state.identity.size),
             open_range=partial(self._open_part, state),
         )

@@ -118,8 +118,9 @@ class Snapshot:
                 while start < stop:
                     piece = read_some(descriptor, min(PIECE_SIZE, stop - start))
                     start += len(piece)
+                    if start == stop:  # before anybody has all of it
+                        _check(descriptor, identity, growing=growing)
                     yield piece
-                _check(descriptor, identity, growing=growing)
             finally:
                 os.close(descriptor)
 

@@ -14,11 +14,11 @@ from tsstream._http.content import Content
 from tsstream._http.policy import StreamPolicy
 from tsstream._http.representation import Opened, Representation, Represented
 from tsstream._http.response import HeadersLike, Response
-from tsstream._http.saving import _disk_limiter
 from tsstream._sansio.headers import Headers, content_disposition
 from tsstream._streams.threads import open_thread_producer
 
 from .compression import check_compression, open_compressor
+from .file_reader import run_hop
 from .snapshot import Snapshot
 from .tar import Filter, Plan, write_tar
 from .tree import Opener, StrPath, to_roots
@@ -121,13 +121,7 @@ class _Tar(Represented):
         self._plan = plan
 
     async def represent(self) -> Representation:
-        snapshot = await trio.to_thread.run_sync(
-            Snapshot,
-            self._plan,
-            trio.from_thread.check_cancelled,
-            abandon_on_cancel=True,
-            limiter=_disk_limiter(),
-        )
+        snapshot = await run_hop(Snapshot, self._plan, trio.from_thread.check_cancelled)
         length = snapshot.layout.length
         return Representation(
             length=length,

@@ -12,11 +12,11 @@ import trio
 from tsstream._http.policy import StreamPolicy
 from tsstream._http.representation import Representation, Represented
 from tsstream._http.response import HeadersLike, Response
-from tsstream._http.saving import _disk_limiter
 from tsstream._sansio.headers import Headers, content_disposition
 from tsstream._sansio.ziplayout import measure_zip
 from tsstream._streams.threads import open_thread_producer
 
+from .file_reader import run_hop
 from .tree import Opener, Root, StrPath, to_roots
 from .zip import Member, ZipOptions, find_members, write_zip
 
@@ -105,9 +105,7 @@ class _StoredZip(Represented):
         self._options = options
 
     async def represent(self) -> Representation:
-        members, length = await trio.to_thread.run_sync(
-            self._find, abandon_on_cancel=True, limiter=_disk_limiter()
-        )
+        members, length = await run_hop(self._find)
         # No part of it can be had without reading all: the checksums stand at its end.
         return Representation(
             length=length,

@@ -63,6 +63,7 @@ class Representation:
       open_range: the same for the bytes ``start <= i < stop``; None if parts cannot be had.
       etag: a strong one, with its quotes: whenever a byte changes it does.
       last_modified: in seconds since the epoch. Left out while it is no strong validator.
+      dated: no other state can have the same *last_modified*, so that it is as good as an *etag*.
     """
 
     length: int
@@ -70,6 +71,7 @@ class Representation:
     open_range: OpenRange | None = None
     etag: str | None = None
     last_modified: float | None = None
+    dated: bool = False
 
 
 class Represented(AbstractAsyncContextManager[trio.abc.ReceiveChannel[bytes]]):
@@ -122,7 +124,7 @@ async def select(request: Request[Any], response: Response) -> Response:
     response = attrs.evolve(response, headers=_describe(response.headers, representation))
     if request.method not in ("GET", "HEAD"):
         return _whole(request, response, representation)
-    validators = _validators(response.headers)
+    validators = _validators(response.headers, dated=representation.dated)
     verdict = judge(request.headers, validators)
     if verdict is Verdict.NOT_MODIFIED:
         headers = response.headers.remove(*_OF_CONTENT)
@@ -162,11 +164,12 @@ def _describe(headers: Headers, representation: Representation) -> Headers:
     return headers
 
 
-def _validators(headers: Headers) -> Validators:
+def _validators(headers: Headers, *, dated: bool) -> Validators:
     modified = headers.get("last-modified")
     return Validators(
         etag=headers.get("etag"),
         last_modified=None if modified is None else parse_date(modified),
+        dated=dated,
     )
 
 

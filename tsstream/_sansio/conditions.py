@@ -41,10 +41,12 @@ class Validators:
       etag: with its quotes, and with ``W/`` if it is weak.
       last_modified: in seconds since the epoch. Where there is no *etag* taken for a strong
         validator: only given when nobody can have been sent two states with the same one.
+      dated: it is one although there is an *etag*.
     """
 
     etag: str | None = None
     last_modified: int | None = None
+    dated: bool = False
 
 
 def judge(headers: Mapping[str, str], validators: Validators) -> Verdict:
@@ -65,15 +67,17 @@ def judge(headers: Mapping[str, str], validators: Validators) -> Verdict:
 def is_range_wanted(headers: Mapping[str, str], validators: Validators) -> bool:
     """Say whether ``If-Range`` lets ``Range`` be answered: what it names is here still.
 
-    An entity tag is compared strongly; a date must be the very one that was sent, and nothing else
-    was: who was told a tag must come with that (13.1.5), as another file may have the same date.
+    An entity tag is compared strongly; a date must be the very one that was sent. Who was told a
+    tag must come with that (13.1.5), unless no other state can have the same date.
     """
     condition = headers.get("if-range")
     if condition is None:
         return True
     if _ONE_ETAG.fullmatch(condition):
         return not condition.startswith("W/") and condition == validators.etag
-    date = None if validators.etag is not None else parse_date(condition)
+    if validators.etag is not None and not validators.dated:
+        return False
+    date = parse_date(condition)
     return date is not None and date == validators.last_modified
 
 
