@@ -10,9 +10,9 @@ from .gzip import GzipCompressor
 Coding = Literal["gzip", "zstd"]
 
 GZIP_LEVELS = range(1, 10)
-# Zstandard's own default, three to six times as fast as "gzip -6". Archives with source code in them
-# get as small, most others smaller, and lines of JSON up to 7 % larger; level 5 makes smaller ones
-# of all but JSON, and takes up to twice the time.
+# Zstandard's own default, three to six times as fast as "gzip -6". Source code gets as small, most
+# else smaller, and lines of JSON up to 7 % larger. Level 5 makes all but JSON smaller, and takes up
+# to twice the time.
 ZSTD_LEVEL = 3
 
 
