@@ -579,9 +579,9 @@ async def test_a_stuck_thread_is_abandoned_with_a_warning(
         finally:
             ended.set()
 
-    start = trio.current_time()
     async with open_thread_producer(write_stuck, thread_grace=5.0) as channel:
         await channel.receive()
+        start = trio.current_time()
     assert trio.current_time() - start == pytest.approx(5.0)
     (warning,) = logged(caplog, logging.WARNING)
     assert "write_stuck" in warning

@@ -38,6 +38,7 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
         self._size = 0  # of the pieces
         self._due = 0  # bytes that need not wait for more
         self._waiting = False  # somebody in the Trio thread is to be woken
+        self._silent = False  # by any piece
         self._started = False
         self._full = False  # so that the thread waits
         self._ended = False
@@ -49,7 +50,8 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
         """Give the next chunk, or raise :class:`trio.EndOfChannel`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not (chunk := self._take()):
-            await self._wait()
+            with trio.move_on_at(self._overdue_at):
+                await self._readers.park()
         await trio.lowlevel.cancel_shielded_checkpoint()
         return chunk
 
@@ -79,13 +81,6 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
             self._changed.notify_all()
         self.drop()
 
-    async def _wait(self) -> None:
-        if not self._size:
-            await self._readers.park()
-            return
-        with trio.move_on_at(self._overdue_at):
-            await self._readers.park()
-
     def _take(self) -> bytes:
         """Take up to 64 KiB of what is due; nothing if that is to be waited for.
 
@@ -98,7 +93,7 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
         with self._changed:
             if self._ended and not self._size:
                 raise trio.EndOfChannel
-            if self._size and not self._due:
+            if not self._due:
                 self._look_at_clock()
             self._waiting = not self._due
             if not self._due:
@@ -112,11 +107,20 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
             return chunk
 
     def _look_at_clock(self) -> None:
-        """Make all due that a reader has known of for the interval, whatever it did meanwhile."""
+        """Make all due once a reader has had too little for the interval, polling or waiting.
+
+        If it had nothing, it waits without an end, and is woken by the next piece. Before, it is
+        not: pieces that come quickly are no hops.
+        """
         now = trio.current_time()
+        self._silent = self._silent and not self._size
+        if self._silent:
+            return
         self._overdue_at = min(self._overdue_at, now + self._flush_interval)
         if now >= self._overdue_at:
             self._due = self._size
+            if not self._size:
+                self._silent, self._overdue_at = True, math.inf
 
     def _cut(self, size: int) -> bytes:
         self._size -= size
@@ -158,7 +162,7 @@ class ThreadChannel(trio.abc.ReceiveChannel[bytes]):
                 self._due = self._size
             elif self._size >= CHUNK_SIZE:
                 self._due = max(self._due, self._size // CHUNK_SIZE * CHUNK_SIZE)
-            if self._due or empty:  # somebody who waits begins to count the time
+            if self._due or (self._silent and empty):
                 self._wake_soon()
 
     def flush(self) -> None:
