@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -192,6 +193,29 @@ def test_whole_is_sent_although_a_file_grows(tmp_path: Path) -> None:
     file = ChangingFile(lambda: grow(log))
     snapshot.write(file, 0, snapshot.layout.length)
     assert file.getvalue() == before
+
+
+def test_file_that_is_read_in_small_pieces_is_not_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # BK-4: some file systems give less than they are asked for
+    root = make_tree(tmp_path / "tree")
+    write(root / "large", b"x" * 5 * PIECE_SIZE)
+    expected = by_tarfile(root)
+    leave_alone(root)
+    sizes = []
+
+    class Pieces(io.BytesIO):
+        def write(self, data: Any) -> int:
+            sizes.append(len(data))
+            return super().write(data)
+
+    read_all = os.read
+    monkeypatch.setattr(os, "read", lambda file, size: read_all(file, min(size, 1000)))
+    snapshot, pieces = Snapshot(to_plan(root)), Pieces()
+    snapshot.write(pieces, 0, snapshot.layout.length)
+    assert pieces.getvalue() == expected
+    assert max(sizes) < 2 * PIECE_SIZE
 
 
 def test_longer_file_of_the_same_name_has_not_grown(tmp_path: Path) -> None:

@@ -54,7 +54,18 @@ def disown(info: tarfile.TarInfo) -> tarfile.TarInfo:
     return info
 
 
-FILTERS: list[Filter] = [rename, leave_out_sizes, leave_out_a_file, disown]
+def end_directories_with_a_slash(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.name += "/" if info.isdir() else ""
+    return info
+
+
+FILTERS: list[Filter] = [
+    rename,
+    leave_out_sizes,
+    leave_out_a_file,
+    disown,
+    end_directories_with_a_slash,
+]
 
 
 @pytest.mark.parametrize("keep", FILTERS)
@@ -73,6 +84,11 @@ def turn(info: tarfile.TarInfo) -> tarfile.TarInfo:
     return info
 
 
+def end_with_a_slash(info: tarfile.TarInfo) -> tarfile.TarInfo:
+    info.name += "/"
+    return info
+
+
 def lead_out(info: tarfile.TarInfo) -> tarfile.TarInfo:
     info.name = "../" + info.name
     return info
@@ -83,6 +99,7 @@ def lead_out(info: tarfile.TarInfo) -> tarfile.TarInfo:
     [
         (enlarge, "has changed the type or the size of 'tree'"),
         (turn, "has changed the type or the size of 'tree'"),
+        (end_with_a_slash, "the name 'tree/.*/', but one of its components is empty"),
         (lead_out, "the name '../tree', but it leads upwards"),
     ],
 )

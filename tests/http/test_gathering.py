@@ -10,8 +10,10 @@ import attrs
 import pytest
 import trio
 from asgi import Server, make_app
+from wire import RawConnection, open_guarded, open_raw
 
-from tsstream import Response
+from tsstream import App, Response
+from tsstream._http.writer import GATHERED, ITEMS_PER_CHECKPOINT
 
 
 @runtime_checkable
@@ -74,6 +76,50 @@ async def test_receive_nowait_gives_what_is_ready_until_the_end() -> None:
         send_channel.close()
         with pytest.raises(trio.EndOfChannel):
             chunks.receive_nowait()
+
+
+class Endless(trio.abc.ReceiveChannel[bytes]):
+    """Small items that are always ready."""
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    async def receive(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self.receive_nowait()
+
+    def receive_nowait(self) -> bytes:
+        self.given += 1
+        return b"twenty bytes, or so.\n"
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def read_on(raw: RawConnection) -> None:
+    while await raw.stream.receive_some():
+        pass
+
+
+async def test_items_that_are_always_ready_let_others_run_after_a_batch() -> None:
+    # HOST fault 8: also where a batch is sent on the spot
+    app, items, steps = App(), Endless(), []
+
+    @app.get("/")
+    async def handler(request: object) -> Response:
+        return Response(items)
+
+    async with open_guarded(app) as port, open_raw(port) as raw:
+        await raw.request("GET", "/")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_on, raw)
+            for _ in range(1000):
+                before = items.given
+                await trio.lowlevel.checkpoint()
+                steps.append(items.given - before)
+            nursery.cancel_scope.cancel()
+    # Twice, as Trio wakes tasks in any order: the writer last in one step, first in the next.
+    assert 0 < max(steps) <= 2 * (GATHERED + ITEMS_PER_CHECKPOINT)
 
 
 async def test_an_iterator_has_nothing_ready() -> None:

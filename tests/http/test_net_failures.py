@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 from leaks import assert_no_leaks
 from probes import IDLE, get, logged
 from wire import RawConnection, Truncated, open_raw, open_server
@@ -98,6 +99,29 @@ async def suppressing() -> AsyncIterator[object]:
 
 
 @asynccontextmanager
+async def suppressing_what_comes_late() -> AsyncIterator[object]:
+    send_channel, receive_channel = trio.open_memory_channel[bytes](0)
+
+    async def fail_as_the_writer_waits() -> None:
+        async with send_channel:  # which closes it before the nursery knows of the error
+            await send_channel.send(b"one,")
+            await send_channel.send(b"two,")
+            await trio.testing.wait_all_tasks_blocked()
+            raise BodyError("failed as nothing was on its way")
+
+    async def fail_below() -> None:
+        async with trio.open_nursery() as nursery:  # noqa: ASYNC112 (the error comes later)
+            nursery.start_soon(fail_as_the_writer_waits)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_below)
+            yield receive_channel
+    except* BodyError:
+        pass
+
+
+@asynccontextmanager
 async def yielding_none() -> AsyncIterator[None]:
     yield None
 
@@ -151,6 +175,9 @@ async def test_failure_before_the_first_chunk_is_a_status(
     [
         pytest.param(lambda: merge(send_two_and_fail), b"one,two,", id="producer (AC-20, D10)"),
         pytest.param(suppressing, b"one,two,", id="suppressed (AC-21, D11)"),
+        pytest.param(
+            suppressing_what_comes_late, b"one,two,", id="suppressed, last (AC-21, AC-23)"
+        ),
         pytest.param(failing_to_exit, b"one,two,", id="exit (AC-22, D12)"),
         pytest.param(lambda: merge(send_bytes_and_an_int), b"one,", id="no bytes (D33)"),
     ],

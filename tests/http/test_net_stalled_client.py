@@ -37,6 +37,7 @@ pytestmark = pytest.mark.usefixtures("each_host")
 
 SMALL_BUFFER = 4096  # bytes: of the kernel, on both sides
 SEND_LIMIT = 0.3  # seconds
+PIECE = 64 * 1024  # bytes: more than all buffers hold
 
 open_small_server = partial(open_server, send_buffer=SMALL_BUFFER, keep_alive_timeout=IDLE)
 open_slow_raw = partial(open_raw, receive_buffer=SMALL_BUFFER)
@@ -104,6 +105,31 @@ async def test_stalled_stream_holds_its_producers_only_as_long_as_the_send_limit
     assert feeds.endings.reasons.count("timeout") == 1
     (line,) = logged(caplog)
     assert line.startswith(f"WARNING GET /feed: send limit of {SEND_LIMIT} s reached after ")
+
+
+async def test_send_limit_holds_for_a_piece_of_which_the_client_has_taken_some() -> None:
+    # D24: nothing follows this piece that could be stuck in its place.
+    life = Life()
+    app = App(policy=StreamPolicy(send=SEND_LIMIT))
+
+    async def send_two(send_channel: trio.MemorySendChannel[bytes]) -> None:
+        with life.of("producer"):
+            for _ in range(2):
+                await send_channel.send(bytes(PIECE))
+            await trio.sleep_forever()
+
+    @app.get("/")
+    async def handler(request: Request) -> Content:
+        return merge(send_two)
+
+    async with open_small_server(app) as port, assert_no_leaks():
+        async with open_slow_raw(port) as raw:
+            await get(raw)
+            taken = 0
+            while taken < PIECE:
+                taken += len(await raw.stream.receive_some(SMALL_BUFFER))
+            await life.wait_gone(within=SEND_LIMIT + PROMPT)
+            raw.abort()
 
 
 async def test_body_cut_by_the_send_limit_has_no_clean_end_for_a_client_that_reads_on() -> None:

@@ -94,14 +94,15 @@ class Snapshot:
         info = self.layout.info(index)
         header = to_header(info, self.layout.format)
         # Small files leave in one piece with what is round them.
-        parts = [header[start:stop]]
+        parts, held = [header[start:stop]], 0
         start, stop = max(start - len(header), 0), stop - len(header)
         if start < min(stop, info.size):
             for piece in self._read(index, start, min(stop, info.size), growing=growing):
                 parts.append(piece)
-                if len(piece) == PIECE_SIZE:
+                held += len(piece)
+                if held >= PIECE_SIZE:  # of several pieces, where a file system reads less at once
                     file.write(b"".join(parts))
-                    parts.clear()
+                    parts, held = [], 0
         if (zeros := stop - max(start, info.size)) > 0:
             parts.append(bytes(zeros))
         if parts:

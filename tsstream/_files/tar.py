@@ -111,7 +111,8 @@ def _apply(keep: Filter, info: tarfile.TarInfo) -> tarfile.TarInfo | None:
         return None
     if (kept.type, kept.size) != (kind, size):
         raise ValueError(f"the filter has changed the type or the size of {name!r}; it must not")
-    if fault := fault_of_name(kept.name.removesuffix("/")):
+    # Of a file's name the slash would make a directory, for those who unpack it.
+    if fault := fault_of_name(kept.name.removesuffix("/") if kept.isdir() else kept.name):
         raise ValueError(f"the filter has given {name!r} the name {kept.name!r}, but {fault}")
     return kept
 

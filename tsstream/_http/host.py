@@ -72,7 +72,8 @@ class Client:
     Attributes:
       inbox: whose ``receive()`` the app is called with.
       send: the ``send()`` that the app is called with.
-      send_now: sends a chunk of a body that has begun, and says so, if the client takes it at once.
+      send_now: sends a chunk of a body that has begun, unless it would have to wait before that;
+        gives how many bytes the client has not taken yet, or None if nothing was sent.
       on_leave: called at most once, when the client has gone before the exchange was over.
       on_timed: called when ``times_body`` is set.
       left: the client has gone.
@@ -81,7 +82,7 @@ class Client:
 
     inbox: Inbox | None = None
     send: Send | None = None
-    send_now: Callable[[bytes], bool] | None = None
+    send_now: Callable[[bytes], int | None] | None = None
     on_leave: Callable[[], None] | None = None
     on_timed: Callable[[], None] | None = None
     left: bool = False
@@ -117,7 +118,7 @@ def client_of(scope: Scope) -> Client | None:
     return client if isinstance(client, Client) else None
 
 
-def sender_of(scope: Scope, send: Send) -> Callable[[bytes], bool] | None:
+def sender_of(scope: Scope, send: Send) -> Callable[[bytes], int | None] | None:
     """Give what sends without waiting; None if *send* is not the guarded server's own."""
     client = client_of(scope)
     return client.send_now if client is not None and client.send == send else None

@@ -27,7 +27,8 @@ class Sender:
       send: the server's.
       timer: is told when a send begins and ends.
       on_error: told, once, what the server's ``send()`` raised; nothing is sent after that.
-      now: sends a piece of a body, and says so, if it need not wait; there is no hand-over then.
+      now: sends a piece of a body if it need not wait for what was sent before, and gives how much
+        is still on its way, in bytes; otherwise None. There is no hand-over if that is 0.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Sender:
         timer: Timer,
         on_error: Callable[[Exception], None],
         *,
-        now: Callable[[bytes], bool] | None = None,
+        now: Callable[[bytes], int | None] | None = None,
     ) -> None:
         self._send = send
         self._timer = timer
@@ -46,7 +47,8 @@ class Sender:
         self._emptied = trio.lowlevel.ParkingLot()
         self._running = False
         self._now = now
-        self.unscheduled = 0  # pieces that were sent since anything else could run
+        self._unscheduled = 0  # pieces that were sent since anything else could run
+        self._underway = 0  # bytes of the piece that the next message waits for
         self.broken = False
         self.bytes_sent = 0  # of the body, taken by the server
 
@@ -79,23 +81,26 @@ class Sender:
 
     async def send_body(self, data: bytes) -> None:
         """Send a piece of the body; not always a checkpoint."""
-        self.unscheduled += 1
-        if self.unscheduled > NOW_PER_CHECKPOINT or not self._sent_now(data):
-            self.unscheduled = 0
-            await self.send({"type": "http.response.body", "body": data, "more_body": True})
+        self._unscheduled += 1
+        left = None if self._unscheduled > NOW_PER_CHECKPOINT else self._send_now(data)
+        if left == 0:
+            self._timer.end_send()
+            self.bytes_sent += len(data)
+            return
+        if left is not None:
+            # The client is slow: an empty message waits for it, within the limit of a send.
+            self._underway, data = len(data), b""
+        self._unscheduled = 0
+        await self.send({"type": "http.response.body", "body": data, "more_body": True})
 
-    def _sent_now(self, data: bytes) -> bool:
+    def _send_now(self, data: bytes) -> int | None:
         if self._now is None or self._queue or self.broken:
-            return False
+            return None
         try:
-            if not self._now(data):
-                return False
+            return self._now(data)
         except Exception as error:
             self._break(error)
-            return False
-        self._timer.end_send()
-        self.bytes_sent += len(data)
-        return True
+            return None
 
     async def wait_sent(self) -> None:
         """Wait until the server has taken all that was handed over."""
@@ -128,7 +133,8 @@ class Sender:
             self._break(error)
         else:
             self._timer.end_send()
-            self.bytes_sent += len(message.get("body", b""))
+            self.bytes_sent += self._underway + len(message.get("body", b""))
+            self._underway = 0
 
     def _break(self, error: Exception) -> None:
         self.broken = True

@@ -20,9 +20,13 @@ from .source import BodySource
 from .timer import Timer
 
 GATHERED = 1000  # items in one batch: what is encoded without a look at anything else
-# Batches that are taken as soon as they are ready; a schedule point before each of them takes as
-# long as sending it. Those that are waited for are always one.
-BATCHES_PER_CHECKPOINT = 8
+# Items that are taken as soon as they are ready; a schedule point before a batch of a few large
+# ones takes as long as sending it. So many small ones take some 0.3 ms to encode, and those that
+# are waited for are always a schedule point.
+ITEMS_PER_CHECKPOINT = 125
+# What a producer's error takes from the end of its channel to whoever reads that: one for "async
+# with send_channel", one for each nursery round it.
+CHECKPOINTS_AT_END = 3
 # RFC 9113, 8.2.2: an HTTP/2 message with one of these is malformed.
 CONNECTION_HEADERS = ("connection", "keep-alive", "proxy-connection", "upgrade")
 
@@ -56,7 +60,7 @@ class Writer:
         self._flushing = False
         self._wants_items = False  # the body has been entered, and has not ended yet
         self._early = False
-        self._unscheduled = BATCHES_PER_CHECKPOINT  # batches since anything else could run
+        self._unscheduled = ITEMS_PER_CHECKPOINT  # items since anything else could run
         self.status_code: int | None = None
 
     async def write_whole(self, response: Response) -> None:
@@ -87,23 +91,26 @@ class Writer:
         failure: BaseException | None = None
         self._timer.start_lifetime()
         self._timer.enter("first_item")
-        async with open_body(response) as items:
-            self._wants_items = True
-            try:
-                if response.live:
-                    start = self._start(response)
-                    if "content-length" not in response.headers:
-                        on_live()
-                    await self._sender.send(start, _body(b""))
-                await self._pump(response, items, outbox)
-            except BaseException as error:
-                failure = error
-                raise
-            finally:
-                self._wants_items = False
-            self._timer.enter("exit")
-        if failure is not None:
-            await raise_suppressed(failure)
+        try:
+            async with open_body(response) as items:
+                self._wants_items = True
+                try:
+                    if response.live:
+                        start = self._start(response)
+                        if "content-length" not in response.headers:
+                            on_live()
+                        await self._sender.send(start, _body(b""))
+                    await self._pump(response, items, outbox)
+                except BaseException as error:
+                    failure = error
+                    raise
+                finally:
+                    self._wants_items = False
+                self._timer.enter("exit")
+            if failure is not None:
+                await raise_suppressed(failure)
+        finally:
+            del failure  # its traceback refers to us
         outbox.check_complete()
 
     def leave_early(self) -> bool:
@@ -175,7 +182,7 @@ class Writer:
             try:
                 outbox.put(item)
                 if receive_nowait is not None:
-                    items.ended = _gather(receive_nowait, outbox)
+                    items.ended = self._gather(receive_nowait, outbox)
             except Exception:
                 self._wants_items = False
                 # What came before the bad item is sent (D10). If we are cancelled meanwhile, the
@@ -183,12 +190,13 @@ class Writer:
                 await self._flush(response, outbox)  # noqa: ASYNC120
                 raise
             await self._flush(response, outbox)
-        if self._sender.unscheduled:
-            # A producer that has failed has closed its channel, too, and its nursery cancels us.
+        # A producer that has failed has closed its channel, too, and its nursery cancels us. If
+        # that were too late, the context manager could suppress the error unseen (D11, AC-23).
+        for _ in range(CHECKPOINTS_AT_END):
             await trio.lowlevel.checkpoint()
 
     async def _receive(self, items: Items, receive_nowait: Callable[[], object] | None) -> object:
-        if receive_nowait is not None and self._unscheduled < BATCHES_PER_CHECKPOINT:
+        if receive_nowait is not None and self._unscheduled < ITEMS_PER_CHECKPOINT:
             self._unscheduled += 1
             try:
                 return receive_nowait()
@@ -196,6 +204,21 @@ class Writer:
                 pass
         self._unscheduled = 0
         return await items.channel.receive()
+
+    def _gather(self, receive_nowait: Callable[[], object], outbox: Outbox) -> bool:
+        """Take what is ready without waiting, up to one batch; say whether the channel ended."""
+        taken = 0
+        try:
+            while taken < GATHERED and not outbox.full:
+                outbox.put(receive_nowait())
+                taken += 1
+        except trio.WouldBlock:
+            return False
+        except trio.EndOfChannel:
+            return True
+        finally:
+            self._unscheduled += taken
+        return False
 
     async def _flush(self, response: Response, outbox: Outbox) -> None:
         if not outbox.size:
@@ -229,20 +252,6 @@ class Writer:
     async def _send_data(self, data: bytes) -> None:
         self._exchange.on_response(ResponseEvent.DATA)
         await self._sender.send_body(data)
-
-
-def _gather(receive_nowait: Callable[[], object], outbox: Outbox) -> bool:
-    """Take what is ready without waiting, up to one batch; say whether the channel ended."""
-    try:
-        for _ in range(GATHERED):
-            if outbox.full:
-                break
-            outbox.put(receive_nowait())
-    except trio.WouldBlock:
-        return False
-    except trio.EndOfChannel:
-        return True
-    return False
 
 
 async def raise_suppressed(failure: BaseException) -> None:

@@ -237,6 +237,7 @@ def _is_plain(info: tarfile.TarInfo) -> bool:
     return (
         len(name) < _MAX_NAME  # with the slash of a directory
         and name.isascii()
+        and not name.endswith("/")
         and info.size < _MAX_NUMBER
         and type(info.mtime) is int
         and 0 <= info.mtime < _MAX_NUMBER

@@ -39,7 +39,8 @@ class HTTPExchange(HTTPStream):
       stream_id: HTTP/2's.
       inbox: what the application receives.
       on_timed: called when :attr:`times_body` is set.
-      write_now: writes a chunk, and says so, if the client takes it at once.
+      write_now: writes a chunk, unless others are on their way; gives how many bytes the client
+        has not taken yet, or None if nothing was written.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class HTTPExchange(HTTPStream):
         stream_id: int,
         inbox: Inbox,
         on_timed: Callable[[], None] | None = None,
-        write_now: Callable[[bytes], bool] | None = None,
+        write_now: Callable[[bytes], int | None] | None = None,
     ) -> None:
         super().__init__(
             connection.server.app,
@@ -129,16 +130,16 @@ class HTTPExchange(HTTPStream):
             self.cancelled()
             raise
 
-    def _send_now(self, chunk: bytes) -> bool:
-        """Send a chunk behind the first, if that needs no wait; say whether it did."""
-        return (
+    def _send_now(self, chunk: bytes) -> int | None:
+        """Send a chunk behind the first, if nothing is before it; see :class:`Client`."""
+        possible = (
             len(chunk) >= SMALL  # smaller ones may be gathered
             and self._gatherer is not None  # and so the head has gone, and there is a body
             and not self._gatherer.busy
             and not self.ending
             and not self.closed
-            and self._write_now(chunk)
         )
+        return self._write_now(chunk) if possible else None
 
     async def _send_message(self, message: Any) -> None:
         if message is None:

@@ -62,14 +62,17 @@ class ResponseWriter:
         if not last:
             await self._send_kept()
 
-    def write_now(self, data: bytes) -> bool:
-        """Send *data*, behind other data, and say so, if the client takes it at once."""
+    def write_now(self, data: bytes) -> int | None:
+        """Send *data* behind other data, unless some of that is on its way.
+
+        Gives how many bytes the client has not taken yet; None if nothing was sent.
+        """
         if not self._output.idle:
-            return False
+            return None
         self._keep(data)
         self._output.write_soon(*self._kept)
         self._kept = []
-        return True
+        return self._output.backlog
 
     def _keep(self, data: bytes) -> None:
         if not self._chunked:  # h11 counts what it was told, or drops what has no place
