@@ -107,7 +107,8 @@ def to_whole_seconds(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def rename(info: tarfile.TarInfo) -> tarfile.TarInfo:
-    return info.replace(name=f"moved/{info.name}")
+    info.name = f"moved/{info.name}"
+    return info
 
 
 def test_files_are_found_although_the_filter_has_renamed_them(tmp_path: Path) -> None:

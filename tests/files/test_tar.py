@@ -34,7 +34,8 @@ def test_archive_is_that_of_tarfile(tmp_path: Path, format: int) -> None:  # noq
 
 
 def rename(info: tarfile.TarInfo) -> tarfile.TarInfo:
-    return info.replace(name=f"moved/{info.name}")
+    info.name = f"moved/{info.name}"
+    return info
 
 
 def leave_out_sizes(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
