@@ -160,7 +160,8 @@ def test_old_tree_that_is_too_deep_to_be_removed_fails_nothing(
     with open_replacement(deep_home) as replacement:
         fill(replacement)
         replacement.swap(NAMES)
-    assert "cannot be removed" in caplog.text
+    if sys.version_info < (3, 13):  # which goes down without recursion
+        assert "cannot be removed" in caplog.text
     assert files_of(deep_home / "a") == {"new": b"1"}
 
 
