@@ -9,7 +9,7 @@ from typing import IO, TypeAlias, TypeVar, cast
 
 import trio
 
-from ._util import unwrapping
+from ._util import RunLimiter, unwrapping
 
 T = TypeVar("T")
 ChannelManager: TypeAlias = AbstractAsyncContextManager[trio.MemoryReceiveChannel[T]]
@@ -17,7 +17,7 @@ ChannelManager: TypeAlias = AbstractAsyncContextManager[trio.MemoryReceiveChanne
 CHUNK_SIZE = 64 * 1024  # bytes: what one read of a file asks for
 THREADS = 100  # streams that block at once; Trio's own 40 stay free for everybody else (BK-9)
 
-_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("tsstream threads")
+_stream_limiter = RunLimiter("tsstream threads", THREADS).get
 
 
 def open_generator_task(generator: AsyncGenerator[T, None]) -> ChannelManager[T]:
@@ -120,12 +120,3 @@ async def _run_feed(
 ) -> None:
     with send_channel:
         await feed(send_channel)
-
-
-def _stream_limiter() -> trio.CapacityLimiter:
-    try:
-        return _limiter.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(THREADS)
-        _limiter.set(limiter)
-        return limiter

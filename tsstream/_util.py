@@ -1,4 +1,4 @@
-"""Exception groups: one error leaves as itself, several as the group; and names for the log."""
+"""Exception groups: one error leaves as itself, several as the group; limiters; names to log."""
 
 from __future__ import annotations
 
@@ -61,6 +61,28 @@ def split_cancelled(error: BaseException) -> tuple[BaseException | None, BaseExc
     if isinstance(error, BaseExceptionGroup):
         return error.split(NO_ERRORS)
     return (error, None) if isinstance(error, NO_ERRORS) else (None, error)
+
+
+class RunLimiter:
+    """A limiter of threads, of which every run of Trio has its own.
+
+    Args:
+      name: for those who look into a run.
+      places: threads that work at once.
+    """
+
+    def __init__(self, name: str, places: int) -> None:
+        self._places = places
+        self._limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(name)
+
+    def get(self) -> trio.CapacityLimiter:
+        """Give that of this run."""
+        try:
+            return self._limiter.get()
+        except LookupError:
+            limiter = trio.CapacityLimiter(self._places)
+            self._limiter.set(limiter)
+            return limiter
 
 
 def name_of(fn: object) -> str:

@@ -17,6 +17,7 @@ import trio
 from tsstream._errors import HTTPError
 from tsstream._sansio.ranges import Span
 from tsstream._sansio.tarlayout import Identity
+from tsstream._util import RunLimiter
 
 from .identity import TICK, TRIES, has_changed, is_settled, to_identity
 from .tree import naming
@@ -28,7 +29,7 @@ PIECE_SIZE = 256 * 1024  # bytes: one hop into a thread; with 64 KiB it is half 
 # a dead network disk holds its place.
 THREADS = 40
 
-_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("tsstream files")
+_files_limiter = RunLimiter("tsstream files", THREADS).get
 
 
 @attrs.frozen
@@ -198,12 +199,3 @@ async def run_hop(fn: Callable[..., T], *args: object) -> T:
     return await trio.to_thread.run_sync(
         fn, *args, abandon_on_cancel=True, limiter=_files_limiter()
     )
-
-
-def _files_limiter() -> trio.CapacityLimiter:
-    try:
-        return _limiter.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(THREADS)
-        _limiter.set(limiter)
-        return limiter

@@ -11,6 +11,7 @@ from typing import TypeVar
 import trio
 
 from tsstream._pieces import Pieces
+from tsstream._util import RunLimiter
 
 T = TypeVar("T")
 
@@ -20,7 +21,7 @@ THREADS = 40
 BATCH_SIZE = 256 * 1024  # bytes: what one hop into the thread carries, unless the rest is less
 
 
-_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("tsstream disk")
+_disk_limiter = RunLimiter("tsstream disk", THREADS).get
 
 
 async def save_chunks(
@@ -57,15 +58,6 @@ async def _run(fn: Callable[..., T], *args: object, abandon: bool = False) -> T:
     return await trio.to_thread.run_sync(
         fn, *args, abandon_on_cancel=abandon, limiter=_disk_limiter()
     )
-
-
-def _disk_limiter() -> trio.CapacityLimiter:
-    try:
-        return _limiter.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(THREADS)
-        _limiter.set(limiter)
-        return limiter
 
 
 async def _gather(receive: Callable[[], Awaitable[bytes]]) -> bytes:

@@ -11,7 +11,7 @@ from typing import IO, TypeVar, TypeVarTuple, Unpack, cast
 import trio
 
 from tsstream._adapters import _stream_limiter
-from tsstream._util import name_of, unwrapping
+from tsstream._util import RunLimiter, name_of, unwrapping
 
 from .channel_file import ChannelFile
 from .prefetch import Prefetch
@@ -28,7 +28,7 @@ FLUSH_INTERVAL = 0.25  # seconds: soon enough for a person who watches a downloa
 # they are no others' places, so that the slow ones starve nobody (BK-9).
 PRODUCERS = 500
 
-_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("tsstream producers")
+_producer_limiter = RunLimiter("tsstream producers", PRODUCERS).get
 
 
 def open_thread_producer(
@@ -129,15 +129,6 @@ def _produce(
     finally:
         file.close()
     return value
-
-
-def _producer_limiter() -> trio.CapacityLimiter:
-    try:
-        return _limiter.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(PRODUCERS)
-        _limiter.set(limiter)
-        return limiter
 
 
 async def run_thread_consumer(
